@@ -1,0 +1,456 @@
+"""The paper's method (section 4) as a detector: tell transformations apart, then score the softmax."""
+
+import json
+import math
+import os
+import time
+import zipfile
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+from keras import ops
+from tqdm.auto import tqdm
+
+from models.wide_residual_network import create_wide_residual_network
+from transformations import SimpleTransformer, TransformationSet, Transformer, TransformLayer
+from utils.backend import all_transformed, pair_batches, resolve_precision, use_xla
+from utils.dirichlet import estimate_alpha, normality_score
+
+SCORES = ("dirichlet", "simplified")
+SCHEDULES = ("constant", "one_cycle")
+
+RECIPES = {
+    "paper": {},
+    "one_cycle": {"schedule": "one_cycle", "learning_rate": 4e-3, "weight_decay": 0.0},
+    "small": {
+        "schedule": "one_cycle",
+        "learning_rate": 4e-3,
+        "weight_decay": 0.0,
+        "widen_factor": 1,
+    },
+}
+"""Named hyperparameters. `paper` is section 5.3: the constructor's own defaults."""
+
+SCORING_BATCH = 576
+"""Forward passes a batch while scoring, or one image's where it has more transformations."""
+
+FORMAT = 1
+
+
+class TransformationDetector:
+    """Anomaly detection by geometric transformations.
+
+    transformations: "full" (72), "simple" (8) or a `TransformationSet`. score: "dirichlet" (section
+    4.2) or "simplified" (its last paragraph). None stands for the paper's value at the images' size:
+
+    - translation, of the full set: a quarter of the side, 8 pixels at 32x32 and 16 at 64x64;
+    - depth, widen_factor: 10, 4 up to 32x32 and 16, 8 above;
+    - epochs over the |T| * n transformed images: 200 / |T|, rounded up. It may be a fraction.
+
+    Adam with learning_rate, "constant" or "one_cycle" (linear warm-up from 1/25 of it over the first
+    three tenths, then cosine to 0). weight_decay: see `create_wide_residual_network`. precision:
+    "float32", "mixed_bfloat16", or "auto", which takes bfloat16 where the device computes it. The
+    same seed gives the same initial weights and the same order of pairs, the latter on any backend.
+
+    After `fit`: network_ (images to logits), transformer_, alpha_ (k, k) float64, precision_, and
+    seconds_, the time of training, of estimating alpha and of the last scoring.
+    """
+
+    def __init__(
+        self,
+        transformations: str | TransformationSet = "full",
+        *,
+        score: str = "dirichlet",
+        translation: int | None = None,
+        depth: int | None = None,
+        widen_factor: int | None = None,
+        dropout_rate: float = 0.0,
+        epochs: float | None = None,
+        batch_size: int = 128,
+        learning_rate: float = 1e-3,
+        schedule: str = "constant",
+        weight_decay: float = 5e-4,
+        precision: str = "auto",
+        seed: int = 0,
+        verbose: int = 1,
+    ):
+        self.transformations = transformations
+        self.score = score
+        self.translation = translation
+        self.depth = depth
+        self.widen_factor = widen_factor
+        self.dropout_rate = dropout_rate
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.schedule = schedule
+        self.weight_decay = weight_decay
+        self.precision = precision
+        self.seed = seed
+        self.verbose = verbose
+
+    # ------------------------------------------------------------------------------------ training
+
+    def fit(
+        self,
+        x: np.ndarray,
+        *,
+        checkpoint: str | os.PathLike | None = None,
+        checkpoint_seconds: float = 180.0,
+        callbacks: list[keras.callbacks.Callback] = (),
+    ) -> "TransformationDetector":
+        """Train on images x (n, h, w, c) of the normal class, uint8 or float in [-1, 1].
+
+        checkpoint: a file that holds the training's state, written anew every checkpoint_seconds
+        and once at the end; where it exists, training goes on from there and sees the pairs that it
+        would have seen. It is left for the caller to remove.
+
+        Raises ValueError for images or settings that make no sense, and for a checkpoint of other
+        settings.
+        """
+        x = _check_images(x)
+        self._check_settings()
+        self._build(x.shape[1:], "uint8" if x.dtype == np.uint8 else "float32")
+        self.seconds_ = {"training": self._train(x, checkpoint, checkpoint_seconds, callbacks)}
+        start = time.perf_counter()
+        self.alpha_ = self._estimate_alpha(x)
+        self.seconds_["alpha"] = time.perf_counter() - start
+        return self
+
+    def _build(self, image_shape, image_dtype):
+        """The untrained network and the two models that feed it: one to train, one to score."""
+        self.image_shape_, self.image_dtype_ = tuple(image_shape), image_dtype
+        height, width, _ = image_shape
+        self.transformer_ = self._resolve_transformations(min(height, width))
+        self.precision_ = resolve_precision(self.precision)
+        large = max(height, width) > 32
+        self.network_ = create_wide_residual_network(
+            self.image_shape_,
+            self.transformer_.n_transforms,
+            depth=self.depth or (16 if large else 10),
+            widen_factor=self.widen_factor or (8 if large else 4),
+            dropout_rate=self.dropout_rate,
+            final_activation=None,
+            weight_decay=self.weight_decay,
+            seed=self.seed,
+            dtype=self.precision_,
+        )
+        images = keras.Input(self.image_shape_, dtype=image_dtype)
+        t = keras.Input((), dtype="int32")
+        transformed = TransformLayer(self.transformer_.transformations)([images, t])
+        self._trainer = keras.Model([images, t], self.network_(_scale(transformed)))
+
+        k = self.transformer_.n_transforms
+        self._scoring_images = max(1, SCORING_BATCH // k)
+        images = keras.Input(batch_shape=(self._scoring_images, *image_shape), dtype=image_dtype)
+        every = all_transformed(images, self.transformer_.index_maps(height, width))
+        log_p = ops.log_softmax(self.network_(_scale(every)), axis=-1)
+        self._responder = keras.Model(images, ops.reshape(log_p, (self._scoring_images, k, k)))
+        self._responder.compile(jit_compile=use_xla())
+
+    def _train(self, x, checkpoint, checkpoint_seconds, callbacks):
+        """Trains the network; returns the seconds it took, those before an interruption included."""
+        k = self.transformer_.n_transforms
+        epochs = self._epochs()
+        steps_per_epoch = math.ceil(len(x) * k / self.batch_size)
+        total_steps = max(1, round(epochs * steps_per_epoch))
+        model = self._trainer
+        model.compile(
+            keras.optimizers.Adam(self._learning_rate(total_steps)),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=["accuracy"],
+            jit_compile=use_xla(),
+        )
+        model.optimizer.build(model.trainable_variables)
+        state = _Checkpoint(checkpoint, checkpoint_seconds, self._fingerprint(x))
+        done = state.restore(model)
+        progress = [_Progress(math.ceil(epochs))] if self.verbose else []
+        while done < total_steps:
+            epoch, step = divmod(done, steps_per_epoch)
+            pairs = epoch_pairs(len(x), k, self.seed, epoch)[step * self.batch_size :]
+            pairs = pairs[: (total_steps - done) * self.batch_size]
+            model.fit(
+                pair_batches(x, pairs, k, self.batch_size),
+                initial_epoch=epoch,
+                epochs=epoch + 1,
+                shuffle=False,
+                verbose=self.verbose,
+                callbacks=[state, *progress, *callbacks],
+            )
+            done = int(model.optimizer.iterations)
+        state.save(model)
+        return state.seconds
+
+    def _learning_rate(self, total_steps):
+        if self.schedule == "constant":
+            return self.learning_rate
+        warmup = max(1, round(0.3 * total_steps))
+        return keras.optimizers.schedules.CosineDecay(
+            self.learning_rate / 25,
+            decay_steps=max(1, total_steps - warmup),
+            warmup_target=self.learning_rate,
+            warmup_steps=warmup,
+        )
+
+    def _epochs(self):
+        return self.epochs or math.ceil(200 / self.transformer_.n_transforms)
+
+    def training_samples(self, n: int, n_transforms: int | None = None) -> int:
+        """How many transformed images training on n images sees."""
+        k = n_transforms or self.transformer_.n_transforms
+        return round((self.epochs or math.ceil(200 / k)) * n * k)
+
+    # ------------------------------------------------------------------------------------- scoring
+
+    def score_samples(self, x: np.ndarray) -> np.ndarray:
+        """The normality score of images x (n, h, w, c): float64 (n,), higher = more normal.
+
+        Raises ValueError for images of another shape or kind than in training, and RuntimeError
+        before `fit`.
+        """
+        return self.score_variants(x)[self.score]
+
+    def score_variants(self, x: np.ndarray) -> dict[str, np.ndarray]:
+        """Both scores, "dirichlet" and "simplified", from one pass over the images."""
+        if not hasattr(self, "alpha_"):
+            raise RuntimeError("this detector is not trained yet: call fit, or load a saved one")
+        x = _check_images(x, self.image_shape_, self.image_dtype_)
+        start = time.perf_counter()
+        scores = {name: np.empty(len(x)) for name in SCORES}
+        for part, log_p in self._responses(x, "scoring"):
+            scores["dirichlet"][part] = normality_score(self.alpha_, log_p)
+            scores["simplified"][part] = simplified_score(log_p)
+        self.seconds_["scoring"] = time.perf_counter() - start
+        return scores
+
+    def _estimate_alpha(self, x):
+        """Section 4.2's alpha_i for every transformation, from two running (k, k) sums."""
+        k = self.transformer_.n_transforms
+        sum_p, sum_log_p = np.zeros((k, k)), np.zeros((k, k))
+        for _, log_p in self._responses(x, "estimating alpha"):
+            sum_p += np.exp(log_p).sum(0)
+            sum_log_p += log_p.sum(0)
+        return estimate_alpha(sum_p / len(x), sum_log_p / len(x))
+
+    def _responses(self, x, description):
+        """Yields (slice of x, its log-softmax responses (b, k, k) in float64), batch by batch."""
+        b = self._scoring_images
+        starts = tqdm(
+            range(0, len(x), b), description, unit="batch", mininterval=1, disable=not self.verbose
+        )
+        for start in starts:
+            batch = x[start : start + b]
+            n = len(batch)
+            if n < b:  # one shape for all batches: nothing is compiled again
+                batch = np.concatenate([batch, np.repeat(batch[-1:], b - n, axis=0)])
+            log_p = np.asarray(self._responder.predict_on_batch(batch)[:n], np.float64)
+            yield slice(start, start + n), log_p
+
+    # ------------------------------------------------------------------------------ saving, loading
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write weights, alpha and settings to one file: a Keras archive that also holds alpha.
+
+        `load` gives a detector with equal scores, bit for bit on the same device and backend. Raises
+        ValueError where path does not end in .keras.
+        """
+        path = _check_model_path(path)
+        partial = path.with_name(f".{path.stem}.part.keras")
+        keras.saving.save_model(self.network_, partial)
+        settings = self.get_settings() | {"precision": self.precision_}
+        detector = {
+            "format": FORMAT,
+            "settings": settings,
+            "image_shape": self.image_shape_,
+            "image_dtype": self.image_dtype_,
+            "alpha": self.alpha_.tolist(),
+        }
+        with zipfile.ZipFile(partial, "a") as archive:
+            archive.writestr("detector.json", json.dumps(detector))
+        os.replace(partial, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike, *, precision: str | None = None):
+        """The detector that `save` wrote; on another backend its scores agree within rounding.
+
+        The network is built from the settings, never from code or classes named in the file.
+        precision: None keeps the one that the detector was trained with.
+
+        Raises ValueError where the file is not a saved detector.
+        """
+        path = _check_model_path(path)
+        try:
+            with zipfile.ZipFile(path) as archive:
+                saved = json.loads(archive.read("detector.json"))
+            if saved["format"] != FORMAT:
+                raise ValueError(f"format {saved['format']} where this version reads {FORMAT}")
+            settings = dict(saved["settings"])
+            if not isinstance(settings["transformations"], str):
+                settings["transformations"] = TransformationSet(settings["transformations"])
+            detector = cls(**settings)
+            detector.precision = precision or detector.precision
+            detector._check_settings()
+            detector._build(tuple(saved["image_shape"]), saved["image_dtype"])
+            k = detector.transformer_.n_transforms
+            detector.alpha_ = np.array(saved["alpha"], np.float64).reshape(k, k)
+            detector.seconds_ = {}
+            detector.network_.load_weights(path)
+        except (zipfile.BadZipFile, KeyError, TypeError, ValueError, OSError) as error:
+            if isinstance(error, FileNotFoundError):
+                raise
+            raise ValueError(f"{path} is not a saved detector of this project: {error}") from error
+        return detector
+
+    # -------------------------------------------------------------------------------------- settings
+
+    def get_settings(self) -> dict:
+        """The constructor's arguments as plain values, fit for JSON."""
+        settings = {name: value for name, value in vars(self).items() if _is_setting(name)}
+        if isinstance(self.transformations, TransformationSet):
+            settings["transformations"] = TransformLayer(
+                self.transformations.transformations
+            ).get_config()["transformations"]
+        return settings
+
+    def _fingerprint(self, x):
+        """What a checkpoint must share with the run that goes on from it."""
+        settings = self.get_settings() | {"precision": self.precision_}
+        for irrelevant in ("score", "verbose"):
+            del settings[irrelevant]
+        return json.dumps(settings | {"images": x.shape, "mean": float(x.mean())}, sort_keys=True)
+
+    def _resolve_transformations(self, side):
+        if isinstance(self.transformations, TransformationSet):
+            return self.transformations
+        if self.transformations == "simple":
+            return SimpleTransformer()
+        translation = side // 4 if self.translation is None else self.translation
+        return Transformer(translation, translation)
+
+    def _check_settings(self):
+        if not isinstance(self.transformations, TransformationSet):
+            _check_choice("transformations", self.transformations, ("full", "simple"))
+        _check_choice("score", self.score, SCORES)
+        _check_choice("schedule", self.schedule, SCHEDULES)
+        for name in ("epochs", "batch_size", "learning_rate"):
+            value = getattr(self, name)
+            if value is not None and not (np.isfinite(value) and value > 0):
+                raise ValueError(f"{name} is {value}, expected a positive number")
+
+
+def simplified_score(log_p: np.ndarray) -> np.ndarray:
+    """The mean over i of y(T_i(x))_i (section 4.2), from log y (n, k, k): float64 (n,)."""
+    return np.exp(np.diagonal(log_p, axis1=-2, axis2=-1)).mean(-1)
+
+
+def epoch_pairs(n: int, n_transforms: int, seed: int, epoch: int) -> np.ndarray:
+    """An epoch's shuffle of all n * n_transforms pairs, as int32 numbers image * n_transforms + t."""
+    shuffled = np.arange(n * n_transforms, dtype=np.int32)
+    np.random.default_rng((seed, epoch)).shuffle(shuffled)
+    return shuffled
+
+
+def _scale(images):
+    """Bytes to [-1, 1], in float32 whatever the policy; images in [-1, 1] pass."""
+    if images.dtype == "uint8":
+        return keras.layers.Rescaling(2 / 255, -1, dtype="float32")(images)
+    return images
+
+
+def _check_model_path(path):
+    path = Path(path)
+    if path.suffix != ".keras":
+        raise ValueError(f"{path} must end in .keras: a saved detector is a Keras archive")
+    return path
+
+
+def _is_setting(name):
+    return not name.startswith("_") and not name.endswith("_")
+
+
+def _check_choice(name, value, choices):
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}, expected one of {', '.join(choices)}")
+
+
+def _check_images(x, shape=None, dtype=None):
+    """x as an array of images, in training's shape and kind where those are given."""
+    x = np.asarray(x)
+    if x.ndim != 4 or not x.size:
+        raise ValueError(f"expected images of shape (n, h, w, c), n > 0, got shape {x.shape}")
+    if shape is not None and x.shape[1:] != shape:
+        raise ValueError(f"images have shape {x.shape[1:]}, this detector was trained on {shape}")
+    if x.dtype != np.uint8:
+        if not np.issubdtype(x.dtype, np.floating):
+            raise ValueError(f"images have dtype {x.dtype}, expected uint8, or float in [-1, 1]")
+        if not (np.abs(x) <= 1).all():
+            raise ValueError(
+                f"float images must lie in [-1, 1], got {x.min()} to {x.max()}; "
+                "pass bytes as uint8, or scale them by 2 * (x / 255) - 1"
+            )
+        x = x.astype(np.float32, copy=False)
+    if dtype is not None and x.dtype != dtype:
+        raise ValueError(f"images have dtype {x.dtype}, this detector was trained on {dtype}")
+    return x
+
+
+class _Progress(keras.callbacks.ProgbarLogger):
+    """Keras's progress bar, told the number of epochs: `fit` is called for one epoch at a time."""
+
+    def __init__(self, epochs):
+        super().__init__()
+        self._all_epochs = epochs
+
+    def set_params(self, params):
+        super().set_params({**params, "epochs": self._all_epochs})
+
+
+class _Checkpoint(keras.callbacks.Callback):
+    """Training's state in one file of Keras's own format: weights, optimiser, steps done, seconds.
+
+    The optimiser's step count is the position in the shuffle. The file is replaced, never
+    rewritten, so it is whole whenever the process dies.
+    """
+
+    def __init__(self, path, every, fingerprint):
+        super().__init__()
+        self.path = None if path is None else Path(path)
+        self.every = every
+        self.fingerprint = fingerprint
+        self.seconds = 0.0
+        self._started = self._saved = time.perf_counter()
+
+    def restore(self, model) -> int:
+        """Puts the file's state into the model; returns the steps done, 0 without a file."""
+        if self.path is None or not self.path.exists():
+            return 0
+        with h5py.File(self.path) as file:
+            fingerprint, seconds = file.attrs["fingerprint"], float(file.attrs["seconds"])
+        if fingerprint != self.fingerprint:
+            raise ValueError(
+                f"{self.path} is the checkpoint of a training with other settings or images: "
+                f"{fingerprint} instead of {self.fingerprint}; delete it to start again"
+            )
+        model.load_weights(self.path)
+        self.seconds = seconds
+        self._started = time.perf_counter()
+        return int(model.optimizer.iterations)
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.path is not None and time.perf_counter() - self._saved >= self.every:
+            self.save(self.model)
+
+    def save(self, model):
+        now = time.perf_counter()
+        self.seconds += now - self._started
+        self._started = self._saved = now
+        if self.path is None:
+            return
+        partial = self.path.with_name(f".{self.path.name}.part.weights.h5")
+        model.save_weights(partial)
+        with h5py.File(partial, "a") as file:
+            file.attrs["fingerprint"] = self.fingerprint
+            file.attrs["seconds"] = self.seconds
+        os.replace(partial, self.path)

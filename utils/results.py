@@ -1,0 +1,210 @@
+"""Runs as files, and the tables and plots made from them beside the published numbers."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from utils.datasets import LAYOUTS, write_npz
+from utils.metrics import auroc, evaluate
+
+PUBLISHED = Path(__file__).with_name("published.csv")
+CURVES = ("roc_fpr", "roc_tpr") + tuple(
+    f"pr_{positive}_{axis}" for positive in ("normal", "anomaly") for axis in ("precision", "recall")
+)
+
+
+class ResultError(Exception):
+    """A results folder that does not fit what is asked of it; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What identifies a run: its file's name, and where that file lies."""
+
+    results_dir: Path
+    dataset: str
+    method: str
+    class_index: int
+    run: int
+
+    @property
+    def path(self) -> Path:
+        """`results/<dataset>/<dataset>_<method>_<class>_<run>.npz`, the class by number."""
+        name = f"{self.dataset}_{self.method}_{self.class_index}_{self.run}.npz"
+        return Path(self.results_dir, self.dataset, name)
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the run keeps its training's state until it is finished."""
+        return self.path.with_suffix(".checkpoint.weights.h5")
+
+
+def write_run(
+    run: Run, normal: np.ndarray, variants: dict[str, np.ndarray], details: dict
+) -> dict[str, float]:
+    """Write a finished run, whole or not at all; returns the AUROC of every variant.
+
+    normal: (n,) bool. variants: scores (n,) by name; the first is the method's own, with curves.
+    details: how the run was made (settings, seed, versions, device, seconds), kept as JSON.
+    """
+    first = next(iter(variants))
+    result = evaluate(normal, variants[first])
+    arrays = {k: np.asarray(v, np.float32) if k in CURVES else v for k, v in result.items()}
+    aurocs = {name: auroc(normal, scores) for name, scores in variants.items()}
+    arrays |= {f"scores_{name}": scores for name, scores in variants.items()}
+    arrays |= {"normal": np.asarray(normal, bool)}
+    details = details | {"variants": aurocs}
+    arrays["details"] = np.array(json.dumps(details))
+    write_npz(run.path, arrays)
+    return aurocs
+
+
+def read_details(path: Path) -> dict:
+    """How a run was made, and its areas."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            details = json.loads(str(file["details"]))
+            areas = {k: float(file[k]) for k in ("auroc", "aupr_normal", "aupr_anomaly")}
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise ResultError(f"{path} is no result of experiments.py ({error}); delete it") from error
+    return details | areas
+
+
+def read_runs(results_dir: str | os.PathLike, dataset: str) -> pd.DataFrame:
+    """One row a run and variant: class, method, variant, recipe, run, auroc, AUPRs, seconds, ..."""
+    rows = []
+    for path in sorted(Path(results_dir, dataset).glob(f"{dataset}_*.npz")):
+        details = read_details(path)
+        for position, (variant, value) in enumerate(details["variants"].items()):
+            first = position == 0
+            rows.append(
+                {key: details[key] for key in ("class_index", "method", "recipe", "reduced", "run")}
+                | {"variant": variant, "first": first, "auroc": value, "path": path}
+                | {k: details[k] if first else np.nan for k in ("aupr_normal", "aupr_anomaly")}
+                | {f"{part}_seconds": s for part, s in details["seconds"].items()}
+                | {"device": details["device"], "precision": details.get("precision", "")}
+            )
+    return pd.DataFrame(rows)
+
+
+def summarise(runs: pd.DataFrame, dataset: str) -> pd.DataFrame:
+    """The table: measured mean and SEM over the runs, published value and difference, in percent.
+
+    A row for each class, method, variant and recipe; class_index -1 is the average over the classes.
+    Published numbers stand beside the method's own score alone, and never beside a reduced recipe.
+    The average row is given where every class of the data set was measured.
+    """
+    published = pd.read_csv(PUBLISHED).query("dataset == @dataset")
+    published = published.rename(columns={"auroc": "published", "sem": "published_sem"})
+    names = LAYOUTS[dataset].class_names
+    keys = ["method", "variant", "recipe", "reduced", "first"]
+    table = (
+        runs.assign(auroc=100 * runs["auroc"])
+        .groupby([*keys, "class_index"], sort=False)["auroc"]
+        .agg(measured="mean", sem="sem", runs="count")
+        .reset_index()
+    )
+    table = table.merge(
+        published[["class_index", "method", "published", "published_sem"]],
+        how="left",
+        on=["class_index", "method"],
+    )
+    table.loc[table["reduced"] | ~table["first"], ["published", "published_sem"]] = np.nan
+    averages = []
+    for key, group in table.groupby(keys, sort=False):
+        if len(group) == len(names):
+            averages.append(
+                dict(zip(keys, key, strict=True))
+                | {"class_index": -1, "measured": group["measured"].mean()}
+                | {"runs": group["runs"].min(), "published": group["published"].mean(skipna=False)}
+            )
+    if averages:
+        table = pd.concat([table, pd.DataFrame(averages)], ignore_index=True)
+    table["difference"] = table["measured"] - table["published"]
+    table["class"] = ["average" if c < 0 else names[c] for c in table["class_index"]]
+    order = table["class_index"].where(table["class_index"] >= 0, len(names))
+    table = table.assign(order=order).sort_values([*keys[:3], "order"], kind="stable")
+    columns = ["class", "method", "variant", "recipe", "measured", "sem", "runs"]
+    return table[[*columns, "published", "published_sem", "difference"]].reset_index(drop=True)
+
+
+def to_markdown(table: pd.DataFrame) -> str:
+    """The table of `summarise` for people: AUROC in percent, mean +- SEM (number of runs)."""
+
+    def number(value, form=".1f"):
+        return "" if pd.isna(value) else format(value, form)
+
+    def with_sem(mean, sem):
+        return number(mean) + (f" ± {number(sem)}" if not pd.isna(sem) else "")
+
+    header = ["class", "method", "score", "recipe", "measured (runs)", "published", "difference"]
+    rows = [
+        [
+            row["class"],
+            row["method"],
+            row["variant"],
+            row["recipe"],
+            f"{with_sem(row['measured'], row['sem'])} ({row['runs']})",
+            with_sem(row["published"], row["published_sem"]),
+            number(row["difference"], "+.1f"),
+        ]
+        for _, row in table.iterrows()
+    ]
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = [header, ["-" * width for width in widths], *rows]
+    return "\n".join(
+        "| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines
+    )
+
+
+def report(results_dir: str | os.PathLike, dataset: str) -> str:
+    """Write the data set's table as CSV and Markdown and its ROC plot; returns the Markdown.
+
+    Raises ResultError where there are no runs.
+    """
+    runs = read_runs(results_dir, dataset)
+    folder = Path(results_dir, dataset)
+    if runs.empty:
+        raise ResultError(f"no runs of {dataset} in {folder}; run the experiment first")
+    table = summarise(runs, dataset)
+    text = to_markdown(table)
+    table.to_csv(folder / "table.csv", index=False, float_format="%.3f")
+    (folder / "table.md").write_text(
+        f"# {dataset}: AUROC in %, mean ± SEM over the runs\n\n{text}\n", encoding="utf-8"
+    )
+    plot_roc(runs, dataset, folder / "roc.png")
+    return text
+
+
+def plot_roc(runs: pd.DataFrame, dataset: str, path: Path) -> None:
+    """The ROC curve of every class, method and recipe (its first run), a panel a class."""
+    from matplotlib.figure import Figure
+
+    first = runs[runs["first"]].sort_values("run")
+    first = first.drop_duplicates(["class_index", "method", "recipe"])
+    classes = sorted(first["class_index"].unique())
+    columns = min(5, len(classes))
+    rows = -(-len(classes) // columns)
+    figure = Figure(figsize=(2.6 * columns, 2.9 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    several_recipes = first["recipe"].nunique() > 1
+    for panel in panels[len(classes) :]:
+        panel.set_axis_off()
+    for panel, class_index in zip(panels, classes, strict=False):
+        for _, run in first[first["class_index"] == class_index].iterrows():
+            with np.load(run["path"], allow_pickle=False) as file:
+                label = run["method"] + (f", {run['recipe']}" if several_recipes else "")
+                label = f"{label}: {100 * run['auroc']:.1f}"
+                panel.plot(file["roc_fpr"], file["roc_tpr"], linewidth=1.2, label=label)
+        panel.plot([0, 1], [0, 1], color="0.7", linewidth=0.8, linestyle=":")
+        panel.set_title(LAYOUTS[dataset].class_names[class_index], fontsize=10)
+        panel.legend(fontsize=6, loc="lower right", frameon=False)
+        panel.set_aspect("equal")
+    figure.supxlabel("anomalies taken for normal")
+    figure.supylabel("normal images recognised")
+    figure.suptitle(f"{dataset}: ROC curves, AUROC in %")
+    figure.savefig(path, dpi=130)
