@@ -8,10 +8,11 @@ what was interrupted. Tables, CSV and ROC plots are made from the files at the e
 """
 
 import argparse
+import inspect
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import keras
@@ -20,19 +21,28 @@ import numpy as np
 from models.transformation_detector import RECIPES, TransformationDetector
 from utils.backend import PRECISIONS, backend, device_name, peak_memory, versions
 from utils.datasets import DATASETS, DatasetError, load_dataset
+from utils.detector import Detector
 from utils.results import ResultError, Run, read_details, report, write_run
 
 
 @dataclass(frozen=True)
 class Method:
-    """A row of the methods' table: how to make the detector, and the runs the paper gave it."""
+    """A row of the methods' table: how to make the detector, and how the paper ran it.
 
-    create: Callable
+    runs: how many of each class. recipes: settings by name. resumable: `fit` takes a checkpoint and
+    Keras callbacks. hindsight: the detector chooses settings by the test labels, as the paper lets
+    the one-class SVMs do, through `score_in_hindsight(x, normal)`.
+    """
+
+    create: Callable[..., Detector]
     runs: int
+    recipes: dict[str, dict] = field(default_factory=lambda: {"paper": {}, "small": {}})
+    resumable: bool = False
+    hindsight: bool = False
 
 
 METHODS = {
-    "transformations": Method(TransformationDetector, runs=5),
+    "transformations": Method(TransformationDetector, runs=5, recipes=RECIPES, resumable=True),
 }
 
 DEFAULT_RECIPES = {"digits": "small"}
@@ -83,11 +93,19 @@ def run_one(run: Run, data, options: argparse.Namespace, remaining: int = 1) -> 
     start = time.perf_counter()
     x = data.x_train[data.y_train == run.class_index][: options.limit_train]
     x_test, y_test = limited_test(data, options.limit_test, options.seed)
-    detector = METHODS[run.method].create(**settings(options), seed=options.seed + run.run)
-    estimate = TimeEstimate(detector, len(x), len(x_test), remaining)
+    normal = y_test == run.class_index
+    method = METHODS[run.method]
+    detector = method.create(**settings(method, options), seed=options.seed + run.run)
     run.path.parent.mkdir(parents=True, exist_ok=True)
-    detector.fit(x, checkpoint=run.checkpoint, callbacks=[estimate])
-    variants = detector.score_variants(x_test)
+    if method.resumable:
+        estimate = TimeEstimate(detector, len(x), len(x_test), remaining)
+        detector.fit(x, checkpoint=run.checkpoint, callbacks=[estimate])
+    else:
+        detector.fit(x)
+    if method.hindsight:
+        variants = detector.score_in_hindsight(x_test, normal)
+    else:
+        variants = detector.score_variants(x_test)
     details = {
         "dataset": run.dataset,
         "method": run.method,
@@ -98,17 +116,16 @@ def run_one(run: Run, data, options: argparse.Namespace, remaining: int = 1) -> 
         "recipe": recipe_name(options),
         "reduced": recipe_name(options) != "paper",
         "settings": detector.get_settings(),
-        "precision": detector.precision_,
+        "precision": getattr(detector, "precision_", "float32"),
         "n_train": len(x),
         "n_test": len(x_test),
-        "training_samples": detector.training_samples(len(x)),
         "seconds": {part: round(s, 1) for part, s in detector.seconds_.items()},
         "peak_memory_bytes": peak_memory(),
         "backend": backend(),
         "device": device_name(),
         "versions": versions(),
     }
-    aurocs = write_run(run, y_test == run.class_index, variants, details)
+    aurocs = write_run(run, normal, variants, details)
     run.checkpoint.unlink(missing_ok=True)
     values = ", ".join(f"{name} {100 * value:.2f}" for name, value in aurocs.items())
     print(f"AUROC in %: {values}; {time.perf_counter() - start:.0f} s", flush=True)
@@ -128,11 +145,20 @@ def is_done(run: Run, options: argparse.Namespace) -> bool:
     return True
 
 
-def settings(options: argparse.Namespace) -> dict:
-    """The detector's settings: the recipe's, then what the command line says of them."""
-    chosen = {"epochs": options.epochs, "batch_size": options.batch_size}
-    chosen = {name: value for name, value in chosen.items() if value is not None}
-    return RECIPES[options.recipe] | chosen | {"precision": options.precision}
+def settings(method: Method, options: argparse.Namespace) -> dict:
+    """The detector's settings: the recipe's, then what the command line says of those it takes."""
+    if options.recipe not in method.recipes:
+        raise ValueError(
+            f"recipe {options.recipe!r} is not one of this method's: {', '.join(method.recipes)}"
+        )
+    given = {
+        "epochs": options.epochs,
+        "batch_size": options.batch_size,
+        "precision": options.precision,
+    }
+    taken = inspect.signature(method.create).parameters
+    given = {name: v for name, v in given.items() if v is not None and name in taken}
+    return method.recipes[options.recipe] | given
 
 
 def recipe_name(options: argparse.Namespace) -> str:

@@ -73,6 +73,10 @@ class TransformationSet:
         """A readable name for each index."""
         return [each.name for each in self.transformations]
 
+    def to_list(self) -> list[list]:
+        """The (flip, tx, ty, k) of each as plain values, fit for JSON and for the constructor."""
+        return [[bool(flip), int(tx), int(ty), int(k)] for flip, tx, ty, k in self.transformations]
+
     def index_maps(self, height: int, width: int) -> np.ndarray:
         """The source pixel of every output pixel, (n_transforms, height * width) int32.
 
@@ -190,11 +194,7 @@ class TransformLayer(keras.layers.Layer):
         return keras.KerasTensor(images.shape, dtype=images.dtype)
 
     def get_config(self):
-        transformations = [
-            [bool(t.flip), int(t.tx), int(t.ty), int(t.k)]
-            for t in self.transformations.transformations
-        ]
-        return {**super().get_config(), "transformations": transformations}
+        return {**super().get_config(), "transformations": self.transformations.to_list()}
 
 
 def _transform(image: np.ndarray, transformation: Transformation) -> np.ndarray:

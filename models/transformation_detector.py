@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from models.wide_residual_network import create_wide_residual_network
 from transformations import SimpleTransformer, TransformationSet, Transformer, TransformLayer
 from utils.backend import all_transformed, pair_batches, resolve_precision, use_xla
+from utils.detector import Detector, check_images
 from utils.dirichlet import estimate_alpha, normality_score
 
 SCORES = ("dirichlet", "simplified")
@@ -39,7 +40,7 @@ SCORING_BATCH = 576
 FORMAT = 1
 
 
-class TransformationDetector:
+class TransformationDetector(Detector):
     """Anomaly detection by geometric transformations.
 
     transformations: "full" (72), "simple" (8) or a `TransformationSet`. score: "dirichlet" (section
@@ -96,6 +97,7 @@ class TransformationDetector:
     def fit(
         self,
         x: np.ndarray,
+        y: None = None,
         *,
         checkpoint: str | os.PathLike | None = None,
         checkpoint_seconds: float = 180.0,
@@ -110,7 +112,7 @@ class TransformationDetector:
         Raises ValueError for images or settings that make no sense, and for a checkpoint of other
         settings.
         """
-        x = _check_images(x)
+        x = check_images(x)
         self._check_settings()
         self._build(x.shape[1:], "uint8" if x.dtype == np.uint8 else "float32")
         self.seconds_ = {"training": self._train(x, checkpoint, checkpoint_seconds, callbacks)}
@@ -216,7 +218,7 @@ class TransformationDetector:
         """Both scores, "dirichlet" and "simplified", from one pass over the images."""
         if not hasattr(self, "alpha_"):
             raise RuntimeError("this detector is not trained yet: call fit, or load a saved one")
-        x = _check_images(x, self.image_shape_, self.image_dtype_)
+        x = check_images(x, self.image_shape_, self.image_dtype_)
         start = time.perf_counter()
         scores = {name: np.empty(len(x)) for name in SCORES}
         for part, log_p in self._responses(x, "scoring"):
@@ -307,11 +309,9 @@ class TransformationDetector:
 
     def get_settings(self) -> dict:
         """The constructor's arguments as plain values, fit for JSON."""
-        settings = {name: value for name, value in vars(self).items() if _is_setting(name)}
+        settings = super().get_settings()
         if isinstance(self.transformations, TransformationSet):
-            settings["transformations"] = TransformLayer(
-                self.transformations.transformations
-            ).get_config()["transformations"]
+            settings["transformations"] = self.transformations.to_list()
         return settings
 
     def _fingerprint(self, x):
@@ -366,34 +366,9 @@ def _check_model_path(path):
     return path
 
 
-def _is_setting(name):
-    return not name.startswith("_") and not name.endswith("_")
-
-
 def _check_choice(name, value, choices):
     if value not in choices:
         raise ValueError(f"{name} is {value!r}, expected one of {', '.join(choices)}")
-
-
-def _check_images(x, shape=None, dtype=None):
-    """x as an array of images, in training's shape and kind where those are given."""
-    x = np.asarray(x)
-    if x.ndim != 4 or not x.size:
-        raise ValueError(f"expected images of shape (n, h, w, c), n > 0, got shape {x.shape}")
-    if shape is not None and x.shape[1:] != shape:
-        raise ValueError(f"images have shape {x.shape[1:]}, this detector was trained on {shape}")
-    if x.dtype != np.uint8:
-        if not np.issubdtype(x.dtype, np.floating):
-            raise ValueError(f"images have dtype {x.dtype}, expected uint8, or float in [-1, 1]")
-        if not (np.abs(x) <= 1).all():
-            raise ValueError(
-                f"float images must lie in [-1, 1], got {x.min()} to {x.max()}; "
-                "pass bytes as uint8, or scale them by 2 * (x / 255) - 1"
-            )
-        x = x.astype(np.float32, copy=False)
-    if dtype is not None and x.dtype != dtype:
-        raise ValueError(f"images have dtype {x.dtype}, this detector was trained on {dtype}")
-    return x
 
 
 class _Progress(keras.callbacks.ProgbarLogger):

@@ -174,7 +174,9 @@ def _download(name, npz):
     try:
         (x_train, y_train), (x_test, y_test) = getattr(keras.datasets, name).load_data(**arguments)
     except Exception as error:  # a URL, a proxy, a digest, a full disk: all mean the same here
-        raise DatasetError(f"{npz} is missing and its download failed ({error}): {remedy}") from error
+        raise DatasetError(
+            f"{npz} is missing and its download failed ({error}): {remedy}"
+        ) from error
     if x_train.ndim == 3:
         x_train, x_test = x_train[..., None], x_test[..., None]
     arrays = {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}

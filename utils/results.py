@@ -13,7 +13,9 @@ from utils.metrics import auroc, evaluate
 
 PUBLISHED = Path(__file__).with_name("published.csv")
 CURVES = ("roc_fpr", "roc_tpr") + tuple(
-    f"pr_{positive}_{axis}" for positive in ("normal", "anomaly") for axis in ("precision", "recall")
+    f"pr_{positive}_{axis}"
+    for positive in ("normal", "anomaly")
+    for axis in ("precision", "recall")
 )
 
 
@@ -156,9 +158,7 @@ def to_markdown(table: pd.DataFrame) -> str:
     ]
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     lines = [header, ["-" * width for width in widths], *rows]
-    return "\n".join(
-        "| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines
-    )
+    return "\n".join("| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines)
 
 
 def report(results_dir: str | os.PathLike, dataset: str) -> str:
