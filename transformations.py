@@ -1,8 +1,8 @@
 """The geometric transformations of section 4.1: horizontal flip, translation and rotation.
 
 Every transformation only moves pixels, so it is an index map: entry p of the map names the source
-pixel of output pixel p. A map is made once, by transforming the image whose pixels are 0, 1, 2, ...,
-and applying a whole batch of different transformations is then one gather, exact for every dtype.
+pixel of output pixel p. A map is made once, by transforming the image whose pixels are 0, 1, 2 and
+so on; applying a batch of different transformations is then one gather, exact for every dtype.
 """
 
 import itertools
@@ -44,8 +44,8 @@ class TransformationSet:
     transformations: (flip, tx, ty, k) tuples in the order of their labels. Section 6 needs, for
     example, `[(False, 0, 0, 0), (True, 0, 0, 0)]`, the identity and the flip.
 
-    Raises ValueError for an empty list, for a translation that is no whole number and for a rotation
-    outside 0..3.
+    Raises ValueError for an empty list, for a translation that is no whole number and for a
+    rotation outside 0..3.
     """
 
     def __init__(self, transformations: Sequence[tuple[bool, int, int, int]]):
@@ -56,8 +56,8 @@ class TransformationSet:
             whole = all(isinstance(v, int | np.integer) for v in (each.tx, each.ty, each.k))
             if not whole or each.flip not in (False, True) or each.k not in range(4):
                 raise ValueError(
-                    f"transformation {tuple(each)}: expected (flip, tx, ty, k) with flip True or False, "
-                    "tx and ty whole pixels, and k quarter turns in 0..3"
+                    f"transformation {tuple(each)}: expected (flip, tx, ty, k) with flip True or "
+                    "False, tx and ty whole pixels, and k quarter turns in 0..3"
                 )
 
     def __len__(self) -> int:
@@ -132,8 +132,8 @@ class TransformationSet:
 class Transformer(TransformationSet):
     """The paper's 72 transformations (section 6): every flip x translation x rotation.
 
-    translation_x moves along rows, translation_y along columns, in pixels: 8 for 32x32 images and 16
-    for 64x64. The rotation varies fastest, then the translations; index 0 is the identity.
+    translation_x moves along rows, translation_y along columns, in pixels: 8 for 32x32 images and
+    16 for 64x64. The rotation varies fastest, then the translations; index 0 is the identity.
     """
 
     def __init__(self, translation_x: int = 8, translation_y: int = 8):
@@ -160,9 +160,9 @@ class SimpleTransformer(TransformationSet):
 class TransformLayer(keras.layers.Layer):
     """`TransformationSet.transform_batch` on the device, inside a compiled model.
 
-    Called on [images, t]: images (n, h, w, c) of any dtype, t (n,) of any integer dtype. Returns the
-    transformed images. Indices given as NumPy arrays or lists are checked; inside a compiled step,
-    where nothing can be raised, they must already lie in 0..n_transforms - 1.
+    Called on [images, t]: images (n, h, w, c) of any dtype, t (n,) of any integer dtype. Returns
+    the transformed images. Indices given as NumPy arrays or lists are checked; inside a compiled
+    step, where nothing can be raised, they must already lie in 0..n_transforms - 1.
     """
 
     def __init__(self, transformations: Sequence[tuple[bool, int, int, int]], **kwargs):

@@ -1,4 +1,4 @@
-"""The paper's method (section 4) as a detector: tell transformations apart, then score the softmax."""
+"""The paper's method (section 4): tell transformations apart, then score the softmax responses."""
 
 import json
 import math
@@ -44,16 +44,17 @@ class TransformationDetector(Detector):
     """Anomaly detection by geometric transformations.
 
     transformations: "full" (72), "simple" (8) or a `TransformationSet`. score: "dirichlet" (section
-    4.2) or "simplified" (its last paragraph). None stands for the paper's value at the images' size:
+    4.2) or "simplified" (its last paragraph). None is the paper's value at the images' size:
 
     - translation, of the full set: a quarter of the side, 8 pixels at 32x32 and 16 at 64x64;
     - depth, widen_factor: 10, 4 up to 32x32 and 16, 8 above;
     - epochs over the |T| * n transformed images: 200 / |T|, rounded up. It may be a fraction.
 
-    Adam with learning_rate, "constant" or "one_cycle" (linear warm-up from 1/25 of it over the first
-    three tenths, then cosine to 0). weight_decay: see `create_wide_residual_network`. precision:
-    "float32", "mixed_bfloat16", or "auto", which takes bfloat16 where the device computes it. The
-    same seed gives the same initial weights and the same order of pairs, the latter on any backend.
+    Adam with learning_rate, "constant" or "one_cycle" (linear warm-up from 1/25 of it over the
+    first three tenths, then cosine to 0). weight_decay: see `create_wide_residual_network`.
+    precision: "float32", "mixed_bfloat16", or "auto", which takes bfloat16 where the device
+    computes it. The same seed gives the same initial weights and, on any backend, the same order
+    of pairs.
 
     After `fit`: network_ (images to logits), transformer_, alpha_ (k, k) float64, precision_, and
     seconds_, the time of training, of estimating alpha and of the last scoring.
@@ -153,7 +154,7 @@ class TransformationDetector(Detector):
         self._responder.compile(jit_compile=use_xla())
 
     def _train(self, x, checkpoint, checkpoint_seconds, callbacks):
-        """Trains the network; returns the seconds it took, those before an interruption included."""
+        """Trains; returns the seconds it took, those before an interruption included."""
         k = self.transformer_.n_transforms
         epochs = self._epochs()
         steps_per_epoch = math.ceil(len(x) * k / self.batch_size)
@@ -255,8 +256,8 @@ class TransformationDetector(Detector):
     def save(self, path: str | os.PathLike) -> None:
         """Write weights, alpha and settings to one file: a Keras archive that also holds alpha.
 
-        `load` gives a detector with equal scores, bit for bit on the same device and backend. Raises
-        ValueError where path does not end in .keras.
+        `load` gives a detector with equal scores, bit for bit on the same device and backend.
+        Raises ValueError where path does not end in .keras.
         """
         path = _check_model_path(path)
         partial = path.with_name(f".{path.stem}.part.keras")
@@ -305,7 +306,7 @@ class TransformationDetector(Detector):
             raise ValueError(f"{path} is not a saved detector of this project: {error}") from error
         return detector
 
-    # -------------------------------------------------------------------------------------- settings
+    # ------------------------------------------------------------------------------------ settings
 
     def get_settings(self) -> dict:
         """The constructor's arguments as plain values, fit for JSON."""
@@ -346,7 +347,7 @@ def simplified_score(log_p: np.ndarray) -> np.ndarray:
 
 
 def epoch_pairs(n: int, n_transforms: int, seed: int, epoch: int) -> np.ndarray:
-    """An epoch's shuffle of all n * n_transforms pairs, as int32 numbers image * n_transforms + t."""
+    """An epoch's shuffle of all pairs, as int32 numbers image * n_transforms + t."""
     shuffled = np.arange(n * n_transforms, dtype=np.int32)
     np.random.default_rng((seed, epoch)).shuffle(shuffled)
     return shuffled

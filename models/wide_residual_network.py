@@ -26,9 +26,9 @@ def create_wide_residual_network(
     """The paper's network, from images (n, h, w, c) in [-1, 1] to (n, num_classes).
 
     final_activation: "softmax" for probabilities, None for logits. weight_decay: the loss has
-    weight_decay / 2 times the sum of squares of every kernel, of batch normalisation's gamma and beta
-    and of the last bias; 0 leaves the penalty out. seed makes the initial weights repeatable. dtype:
-    Keras's dtype policy for all layers but the last, which stays in float32.
+    weight_decay / 2 times the sum of squares of every kernel, of batch normalisation's gamma and
+    beta and of the last bias; 0 leaves the penalty out. seed makes the initial weights repeatable.
+    dtype: Keras's dtype policy for all layers but the last, which stays in float32.
 
     Raises ValueError where depth is not 6n + 4 or the input is smaller than 4x4.
     """

@@ -90,7 +90,7 @@ def _cpuinfo(field: str) -> str:
 
 
 def device_name() -> str:
-    """The device that trains, in words: a GPU's name, or the processor's, its cores and bfloat16."""
+    """The device that trains: a GPU's name, or the processor's, its cores and vector units."""
     gpu = _gpu()
     if gpu is not None:
         return gpu["name"]

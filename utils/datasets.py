@@ -17,8 +17,30 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck".split()
-FASHION_MNIST = "t-shirt,trouser,pullover,dress,coat,sandal,shirt,sneaker,bag,ankle-boot".split(",")
+CIFAR10 = [
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+]
+FASHION_MNIST = [
+    "t-shirt",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle-boot",
+]
 CIFAR100 = [
     "aquatic mammals",
     "fish",
@@ -214,7 +236,8 @@ def _checked(arrays, layout, source):
             raise DatasetError(f"{source}: x_{split} has dtype {x.dtype}, expected uint8")
         if y.size != len(x) or y.shape[0] != len(x) or not np.issubdtype(y.dtype, np.integer):
             raise DatasetError(
-                f"{source}: y_{split} is {y.dtype} of shape {y.shape}, expected {len(x)} class numbers"
+                f"{source}: y_{split} is {y.dtype} of shape {y.shape}, "
+                f"expected {len(x)} class numbers"
             )
         if y.min() < 0 or y.max() >= n_classes:
             wrong = y.max() if y.max() >= n_classes else y.min()

@@ -20,7 +20,8 @@ def estimate_alpha(
     """The Dirichlet parameters alpha of a sample of probability vectors p.
 
     mean_p, mean_log_p: the sample's mean of p and of log p, (..., k). Leading axes are separate
-    problems: (72, 72) estimates alpha_i for each transformation i at once. Returns float64 (..., k).
+    problems: (72, 72) estimates alpha_i for every transformation i at once. Returns float64
+    (..., k).
 
     Minka's fixed point alpha <- psi^-1(psi(sum alpha) + mean log p) from the start of Wicker et al.
     (2008); each problem stops when its step has a Euclidean norm under tolerance, or after

@@ -12,10 +12,13 @@ from utils.datasets import LAYOUTS, write_npz
 from utils.metrics import auroc, evaluate
 
 PUBLISHED = Path(__file__).with_name("published.csv")
-CURVES = ("roc_fpr", "roc_tpr") + tuple(
-    f"pr_{positive}_{axis}"
-    for positive in ("normal", "anomaly")
-    for axis in ("precision", "recall")
+CURVES = (
+    "roc_fpr",
+    "roc_tpr",
+    "pr_normal_precision",
+    "pr_normal_recall",
+    "pr_anomaly_precision",
+    "pr_anomaly_recall",
 )
 
 
@@ -94,9 +97,9 @@ def read_runs(results_dir: str | os.PathLike, dataset: str) -> pd.DataFrame:
 
 
 def summarise(runs: pd.DataFrame, dataset: str) -> pd.DataFrame:
-    """The table: measured mean and SEM over the runs, published value and difference, in percent.
+    """The table: measured mean and SEM over the runs, published value, difference, in percent.
 
-    A row for each class, method, variant and recipe; class_index -1 is the average over the classes.
+    A row for each class, method, variant and recipe; class_index -1 is the classes' average.
     Published numbers stand beside the method's own score alone, and never beside a reduced recipe.
     The average row is given where every class of the data set was measured.
     """

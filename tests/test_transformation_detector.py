@@ -1,0 +1,294 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from scipy.special import logsumexp
+
+from models.transformation_detector import (
+    TransformationDetector,
+    epoch_pairs,
+    simplified_score,
+)
+from transformations import TransformationSet
+from utils.dirichlet import estimate_alpha, normality_score
+from utils.metrics import auroc
+
+SMALL = {
+    "transformations": "simple",
+    "widen_factor": 1,
+    "schedule": "one_cycle",
+    "learning_rate": 4e-3,
+    "precision": "float32",
+    "verbose": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def fours(digits):
+    return digits.x_train[digits.y_train == 4]
+
+
+@pytest.fixture(scope="module")
+def detector(fours):
+    return TransformationDetector(**SMALL, epochs=12).fit(fours)
+
+
+def test_tells_fours_from_other_digits(detector, digits):
+    scores = detector.score_variants(digits.x_test)
+    assert auroc(digits.y_test == 4, scores["dirichlet"]) > 0.9
+    assert auroc(digits.y_test == 4, scores["simplified"]) > 0.9
+
+
+def test_scores_follow_from_the_networks_logits(detector, digits, fours):
+    """Alpha and both scores, from plain forward passes over every transformed image."""
+
+    def responses(x):
+        logits = []
+        for i in range(8):
+            moved = detector.transformer_.transform_batch(x, np.full(len(x), i))
+            scaled = 2 * (moved.astype("float32") / 255) - 1
+            logits.append(np.asarray(detector.network_(scaled, training=False), np.float64))
+        logits = np.stack(logits, axis=1)
+        return logits - logsumexp(logits, axis=-1, keepdims=True)
+
+    log_p = responses(fours)
+    alpha = estimate_alpha(np.exp(log_p).mean(0), log_p.mean(0))
+    np.testing.assert_allclose(detector.alpha_, alpha, rtol=1e-3)
+    log_p = responses(digits.x_test[:50])
+    scores = detector.score_variants(digits.x_test[:50])
+    expected = normality_score(detector.alpha_, log_p)
+    np.testing.assert_allclose(scores["dirichlet"], expected, rtol=1e-3)
+    expected = [np.mean([np.exp(one[i, i]) for i in range(8)]) for one in log_p]
+    np.testing.assert_allclose(scores["simplified"], expected, rtol=1e-4)
+    np.testing.assert_allclose(simplified_score(log_p), expected, rtol=1e-12)
+
+
+def test_scores_do_not_depend_on_what_is_scored_along(detector, digits):
+    x = digits.x_test[:100]
+    scores = detector.score_samples(x)
+    assert scores.dtype == np.float64 and scores.shape == (100,)
+    order = np.random.default_rng(0).permutation(100)
+    np.testing.assert_array_equal(detector.score_samples(x[order]), scores[order])
+    np.testing.assert_array_equal(detector.score_samples(x[7:8]), scores[7:8])
+
+
+def test_float_images_score_as_their_bytes_do(detector, digits, fours, tmp_path):
+    def scaled(x):
+        return 2 * (x / 255) - 1
+
+    other = TransformationDetector(**SMALL, epochs=0.5).fit(scaled(fours[:40]))
+    same = TransformationDetector(**SMALL, epochs=0.5).fit(fours[:40])
+    np.testing.assert_allclose(
+        other.score_samples(scaled(digits.x_test[:20])),
+        same.score_samples(digits.x_test[:20]),
+        rtol=2e-2,
+    )
+
+
+def test_every_pair_once_an_epoch_in_an_order_of_its_own():
+    one, two = epoch_pairs(7, 8, seed=3, epoch=0), epoch_pairs(7, 8, seed=3, epoch=1)
+    np.testing.assert_array_equal(np.sort(one), np.arange(56))
+    np.testing.assert_array_equal(np.sort(two), np.arange(56))
+    assert not np.array_equal(one, two)
+    np.testing.assert_array_equal(one, epoch_pairs(7, 8, seed=3, epoch=0))
+    assert not np.array_equal(one, epoch_pairs(7, 8, seed=4, epoch=0))
+    # the same on every backend and version: these are the first pairs of (seed 3, epoch 0)
+    np.testing.assert_array_equal(one[:6], [22, 0, 3, 37, 51, 2])
+
+
+@pytest.mark.parametrize("epochs, steps", [(1, 5), (2, 10), (0.5, 2), (2.2, 11), (0.001, 1)])
+def test_epochs_may_be_fractions(fours, epochs, steps):
+    detector = TransformationDetector(**SMALL, epochs=epochs, batch_size=32)
+    counter = Counter()
+    detector.fit(fours[:20], callbacks=[counter])
+    assert counter.steps == steps
+
+
+class Counter(keras.callbacks.Callback):
+    steps = 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.steps += 1
+
+
+def test_defaults_are_the_papers():
+    for side, depth, widen, shift in ((32, 10, 4, 8), (64, 16, 8, 16)):
+        detector = TransformationDetector(precision="float32")
+        detector._build((side, side, 3), "uint8")
+        assert detector.network_.name == f"wrn_{depth}_{widen}"
+        assert detector.transformer_.n_transforms == 72
+        assert detector.transformer_.transformations[4].ty == -shift
+        assert detector.training_samples(5000) == 1_080_000
+        assert (detector.batch_size, detector.learning_rate) == (128, 1e-3)
+
+
+def test_saved_and_loaded_scores_are_equal_bit_for_bit(detector, digits, tmp_path):
+    path = tmp_path / "fours.keras"
+    detector.save(path)
+    assert [file.name for file in tmp_path.iterdir()] == ["fours.keras"]
+    loaded = TransformationDetector.load(path)
+    x = digits.x_test[:60]
+    expected, found = detector.score_variants(x), loaded.score_variants(x)
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name])
+    assert loaded.get_settings() == detector.get_settings()
+
+
+def test_custom_transformations_survive_saving(digits, fours, tmp_path):
+    pair = TransformationSet([(False, 0, 0, 0), (False, 0, 3, 0)])
+    detector = TransformationDetector(pair, widen_factor=1, epochs=1, verbose=0).fit(fours)
+    detector.save(tmp_path / "pair.keras")
+    loaded = TransformationDetector.load(tmp_path / "pair.keras")
+    assert loaded.transformer_.transformations == pair.transformations
+    np.testing.assert_array_equal(
+        loaded.score_samples(digits.x_test[:9]), detector.score_samples(digits.x_test[:9])
+    )
+
+
+def test_scores_agree_across_backends(detector, digits, tmp_path):
+    others = [name for name in ("tensorflow", "torch", "jax") if name != keras.backend.backend()]
+    others = [name for name in others if _importable(name)]
+    if not others:
+        pytest.skip("only one of tensorflow, torch and jax is installed")
+    detector.save(tmp_path / "model.keras")
+    np.save(tmp_path / "x.npy", digits.x_test[:40])
+    code = (
+        "import numpy as np; from models.transformation_detector import TransformationDetector\n"
+        "scores = TransformationDetector.load('model.keras').score_samples(np.load('x.npy'))\n"
+        "np.save('scores.npy', scores)"
+    )
+    for name in others:
+        environment = os.environ | {"KERAS_BACKEND": name, "PYTHONPATH": str(ROOT)}
+        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
+        np.testing.assert_allclose(
+            np.load(tmp_path / "scores.npy"), detector.score_samples(digits.x_test[:40]), rtol=1e-3
+        )
+
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def _importable(name):
+    code = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({name!r}) is None)"
+    return subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+KILLED = """
+import os, signal, sys
+import keras
+import numpy as np
+from models.transformation_detector import TransformationDetector
+
+class Kill(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        if int(self.model.optimizer.iterations) == 13:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+detector = TransformationDetector(**{settings!r}, epochs=3, batch_size=64)
+detector.fit(np.load("x.npy"), checkpoint="run.weights.h5", checkpoint_seconds={every},
+             callbacks=[Kill()])
+"""
+
+
+def test_training_that_was_killed_ends_with_the_weights_of_the_unbroken(fours, tmp_path):
+    """13 steps of 3 epochs of 10: killed within an epoch, after its checkpoint."""
+    x = fours[:80]
+    np.save(tmp_path / "x.npy", x)
+    code = KILLED.format(settings=SMALL, every=0)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    killed = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment)
+    assert killed.returncode == -signal.SIGKILL
+    checkpoint = tmp_path / "run.weights.h5"
+    assert checkpoint.exists()
+    counter = Counter()
+    resumed = TransformationDetector(**SMALL, epochs=3, batch_size=64)
+    resumed.fit(x, checkpoint=checkpoint, callbacks=[counter])
+    assert counter.steps == 30 - 13
+    unbroken = TransformationDetector(**SMALL, epochs=3, batch_size=64).fit(x)
+    for one, other in zip(
+        resumed.network_.get_weights(), unbroken.network_.get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_checkpoint_of_other_settings_is_refused(fours, tmp_path):
+    checkpoint = tmp_path / "run.weights.h5"
+    TransformationDetector(**SMALL, epochs=0.1).fit(fours[:20], checkpoint=checkpoint)
+    with pytest.raises(ValueError, match=r"run\.weights\.h5 is the checkpoint of .*delete it"):
+        TransformationDetector(**SMALL, epochs=0.2).fit(fours[:20], checkpoint=checkpoint)
+
+
+def test_memory_while_scoring_does_not_grow_with_the_images(detector):
+    """Responses come one batch of constant size at a time."""
+    batches = list(detector._responses(np.zeros((200, 16, 16, 1), np.uint8), "scoring"))
+    assert len(batches) == -(-200 // 72)
+    assert {log_p.shape[0] for _, log_p in batches[:-1]} == {72}
+
+
+@pytest.mark.parametrize(
+    "x, message",
+    [
+        (np.zeros((0, 16, 16, 1), np.uint8), "n > 0"),
+        (np.zeros((16, 16, 1), np.uint8), r"shape \(n, h, w, c\)"),
+        (np.zeros((2, 16, 16, 1), np.int32), "int32, expected uint8"),
+        (np.full((2, 16, 16, 1), 255.0), "must lie in"),
+        (np.full((2, 16, 16, 1), np.nan), "must lie in"),
+        (np.zeros((2, 16, 12, 1), np.uint8), "square"),
+    ],
+)
+def test_images_that_make_no_sense_are_named(x, message):
+    with pytest.raises(ValueError, match=message):
+        TransformationDetector(**SMALL).fit(x)
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"transformations": "all"}, "transformations is 'all', expected one of full, simple"),
+        ({"score": "best"}, "score is 'best'"),
+        ({"schedule": "cosine"}, "schedule is 'cosine'"),
+        ({"epochs": 0}, "epochs is 0, expected a positive number"),
+        ({"batch_size": -1}, "batch_size is -1"),
+        ({"precision": "half"}, "precision 'half'"),
+        ({"depth": 12}, "depth 12"),
+    ],
+)
+def test_settings_that_make_no_sense_are_named(fours, settings, message):
+    with pytest.raises(ValueError, match=message):
+        TransformationDetector(**SMALL | settings).fit(fours)
+
+
+def test_scoring_needs_training_and_like_images(detector):
+    with pytest.raises(RuntimeError, match="call fit"):
+        TransformationDetector().score_samples(np.zeros((1, 16, 16, 1), np.uint8))
+    with pytest.raises(ValueError, match="trained on"):
+        detector.score_samples(np.zeros((1, 32, 32, 1), np.uint8))
+    with pytest.raises(ValueError, match="float32, this detector was trained on uint8"):
+        detector.score_samples(np.zeros((1, 16, 16, 1), np.float32))
+
+
+def test_files_that_are_no_detector_are_refused(detector, tmp_path):
+    with pytest.raises(ValueError, match=r"must end in \.keras"):
+        detector.save(tmp_path / "model.h5")
+    with pytest.raises(FileNotFoundError):
+        TransformationDetector.load(tmp_path / "none.keras")
+    path = tmp_path / "bad.keras"
+    path.write_bytes(b"not a zip")
+    with pytest.raises(ValueError, match="is not a saved detector"):
+        TransformationDetector.load(path)
+    detector.save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="is not a saved detector"):
+        TransformationDetector.load(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("detector.json", json.dumps({"format": 99}))
+    with pytest.raises(ValueError, match="format 99"):
+        TransformationDetector.load(path)
