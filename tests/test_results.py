@@ -1,0 +1,113 @@
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from utils.results import ResultError, Run, read_details, read_runs, report, summarise, write_run
+
+
+def write(tmp_path, aurocs, method="transformations", recipe="paper", dataset="cifar10", run=0):
+    """Runs with about the AUROC given, by class; returns their true AUROCs."""
+    measured = {}
+    for class_index, wanted in aurocs.items():
+        rng = np.random.default_rng((class_index, run))
+        normal = np.arange(1000) < 300
+        scores = rng.normal(size=1000) + normal * wanted * 3
+        details = {
+            "class_index": class_index,
+            "method": method,
+            "recipe": recipe,
+            "reduced": recipe != "paper",
+            "run": run,
+            "seconds": {"training": 2.0, "scoring": 1.0},
+            "device": "a test",
+        }
+        run_ = Run(tmp_path, dataset, method, class_index, run)
+        variants = {"dirichlet": scores, "simplified": scores + rng.normal(size=1000)}
+        measured[class_index] = write_run(run_, normal, variants, details)
+    return measured
+
+
+def test_a_run_holds_scores_curves_and_how_it_was_made(tmp_path):
+    aurocs = write(tmp_path, {3: 0.8})[3]
+    path = tmp_path / "cifar10" / "cifar10_transformations_3_0.npz"
+    with np.load(path) as file:
+        assert file["normal"].sum() == 300
+        assert float(file["auroc"]) == aurocs["dirichlet"]
+        area = np.trapezoid(file["roc_tpr"], file["roc_fpr"])
+        assert area == pytest.approx(aurocs["dirichlet"], abs=1e-5)
+        for kind in ("normal", "anomaly"):
+            area = -np.trapezoid(file[f"pr_{kind}_precision"], file[f"pr_{kind}_recall"])
+            assert area == pytest.approx(float(file[f"aupr_{kind}"]), abs=1e-5)
+        assert file["scores_simplified"].shape == (1000,)
+    assert read_details(path)["seconds"] == {"training": 2.0, "scoring": 1.0}
+    assert [f.name for f in path.parent.iterdir()] == [path.name]
+
+
+def test_table_has_mean_sem_published_and_difference(tmp_path):
+    runs = [write(tmp_path, {2: 0.5}, run=run)[2]["dirichlet"] for run in range(3)]
+    table = summarise(read_runs(tmp_path, "cifar10"), "cifar10")
+    row = table[table["variant"] == "dirichlet"].iloc[0]
+    assert row["class"] == "bird" and row["runs"] == 3
+    assert row["measured"] == pytest.approx(100 * np.mean(runs))
+    assert row["sem"] == pytest.approx(100 * np.std(runs, ddof=1) / np.sqrt(3))
+    assert row["published"] == 78.1 and row["published_sem"] == 0.4
+    assert row["difference"] == pytest.approx(100 * np.mean(runs) - 78.1)
+    assert table[table["variant"] == "simplified"]["published"].isna().all()
+
+
+def test_average_only_over_all_classes(tmp_path):
+    write(tmp_path, dict.fromkeys(range(9), 0.4))
+    table = summarise(read_runs(tmp_path, "cifar10"), "cifar10")
+    assert "average" not in set(table["class"])
+    write(tmp_path, {9: 0.7})
+    table = summarise(read_runs(tmp_path, "cifar10"), "cifar10").query("variant == 'dirichlet'")
+    last = table.iloc[-1]
+    assert last["class"] == "average"
+    assert last["measured"] == pytest.approx(table["measured"][:-1].mean())
+    assert last["published"] == pytest.approx(86.0, abs=0.05)  # the paper's own average
+
+
+def test_reduced_recipes_stand_apart_and_beside_no_published_number(tmp_path):
+    write(tmp_path, {2: 0.5})
+    write(tmp_path, {2: 0.1}, recipe="paper, 0.1 epochs", run=1)
+    table = summarise(read_runs(tmp_path, "cifar10"), "cifar10").query("variant == 'dirichlet'")
+    assert table["recipe"].tolist() == ["paper", "paper, 0.1 epochs"]
+    assert table["runs"].tolist() == [1, 1]
+    assert table["published"].notna().tolist() == [True, False]
+
+
+def test_report_writes_csv_markdown_and_plot(tmp_path):
+    aurocs = write(tmp_path, {0: 0.5, 1: 0.9})
+    text = report(tmp_path, "cifar10")
+    folder = tmp_path / "cifar10"
+    airplane = re.search(r"\| airplane .*dirichlet.*", text)[0]
+    assert f"{100 * aurocs[0]['dirichlet']:.1f} (1)" in airplane and "74.7 ± 0.4" in airplane
+    assert text in (folder / "table.md").read_text(encoding="utf-8")
+    csv = pd.read_csv(folder / "table.csv")
+    assert csv["measured"][0] == pytest.approx(100 * aurocs[0]["dirichlet"], abs=1e-3)
+    assert (folder / "roc.png").stat().st_size > 5_000
+
+
+def test_what_is_no_result_is_named(tmp_path):
+    with pytest.raises(ResultError, match="no runs of cifar10"):
+        report(tmp_path, "cifar10")
+    (tmp_path / "cifar10").mkdir()
+    path = tmp_path / "cifar10" / "cifar10_transformations_0_0.npz"
+    path.write_bytes(b"garbage")
+    with pytest.raises(ResultError, match=r"_0_0\.npz is no result.*delete it"):
+        report(tmp_path, "cifar10")
+    np.savez(path, a=1)
+    with pytest.raises(ResultError, match="no result"):
+        report(tmp_path, "cifar10")
+
+
+def test_a_run_of_ten_thousand_images_stays_under_300_kb(tmp_path):
+    rng = np.random.default_rng(0)
+    normal = np.arange(10_000) < 1_000
+    variants = {name: rng.normal(size=10_000) + normal for name in ("dirichlet", "simplified")}
+    details = {key: 0 for key in ("class_index", "method", "recipe", "reduced", "run", "device")}
+    run = Run(tmp_path, "cifar10", "transformations", 0, 0)
+    write_run(run, normal, variants, details | {"seconds": {}})
+    assert run.path.stat().st_size < 300_000
