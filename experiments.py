@@ -3,8 +3,9 @@
     python experiments.py                       digits, which needs no download
     python experiments.py --dataset cifar10     the paper's experiment
 
-A run is one file; asking for a run whose file exists does nothing, so that the same command finishes
-what was interrupted. Tables, CSV and ROC plots are made from the files at the end, or by --report.
+A run is one file; asking for a run whose file exists does nothing, so that the same command
+finishes what was interrupted. Tables, CSV and ROC plots are made from the files at the end, or by
+--report.
 """
 
 import argparse
@@ -120,6 +121,7 @@ def run_one(run: Run, data, options: argparse.Namespace, remaining: int = 1) -> 
         "n_train": len(x),
         "n_test": len(x_test),
         "seconds": {part: round(s, 1) for part, s in detector.seconds_.items()},
+        "found": getattr(detector, "found_", {}),
         "peak_memory_bytes": peak_memory(),
         "backend": backend(),
         "device": device_name(),

@@ -56,8 +56,9 @@ class TransformationDetector(Detector):
     computes it. The same seed gives the same initial weights and, on any backend, the same order
     of pairs.
 
-    After `fit`: network_ (images to logits), transformer_, alpha_ (k, k) float64, precision_, and
-    seconds_, the time of training, of estimating alpha and of the last scoring.
+    After `fit`: network_ (images to logits), transformer_, alpha_ (k, k) float64, precision_,
+    found_ (how many transformed images training saw), and seconds_, the time of training, of
+    estimating alpha and of the last scoring.
     """
 
     def __init__(
@@ -117,6 +118,7 @@ class TransformationDetector(Detector):
         self._check_settings()
         self._build(x.shape[1:], "uint8" if x.dtype == np.uint8 else "float32")
         self.seconds_ = {"training": self._train(x, checkpoint, checkpoint_seconds, callbacks)}
+        self.found_ = {"training_samples": self.training_samples(len(x))}
         start = time.perf_counter()
         self.alpha_ = self._estimate_alpha(x)
         self.seconds_["alpha"] = time.perf_counter() - start
@@ -200,10 +202,9 @@ class TransformationDetector(Detector):
     def _epochs(self):
         return self.epochs or math.ceil(200 / self.transformer_.n_transforms)
 
-    def training_samples(self, n: int, n_transforms: int | None = None) -> int:
+    def training_samples(self, n: int) -> int:
         """How many transformed images training on n images sees."""
-        k = n_transforms or self.transformer_.n_transforms
-        return round((self.epochs or math.ceil(200 / k)) * n * k)
+        return round(self._epochs() * n * self.transformer_.n_transforms)
 
     # ------------------------------------------------------------------------------------- scoring
 

@@ -11,7 +11,8 @@ class Detector(OutlierMixin, BaseEstimator, ABC):
 
     A constructor stores its arguments and does nothing else (get_params, set_params and clone are
     scikit-learn's). `fit` sets attributes that end in an underscore, among them seconds_: the time
-    that each part of the work took.
+    that each part of the work took. found_, where a method has it, is what else a run's file keeps
+    of it, as plain values.
     """
 
     @abstractmethod
