@@ -2,7 +2,9 @@
 
 import json
 import math
+import operator
 import os
+import tempfile
 import time
 import zipfile
 from pathlib import Path
@@ -15,8 +17,16 @@ from tqdm.auto import tqdm
 
 from models.wide_residual_network import create_wide_residual_network
 from transformations import SimpleTransformer, TransformationSet, Transformer, TransformLayer
-from utils.backend import all_transformed, pair_batches, resolve_precision, use_xla
-from utils.detector import Detector, check_images
+from utils.backend import (
+    all_transformed,
+    backend,
+    device_name,
+    pair_batches,
+    resolve_precision,
+    use_xla,
+    versions,
+)
+from utils.detector import Detector, NotFittedError, check_images
 from utils.dirichlet import estimate_alpha, normality_score
 
 SCORES = ("dirichlet", "simplified")
@@ -25,6 +35,13 @@ SCHEDULES = ("constant", "one_cycle")
 RECIPES = {
     "paper": {},
     "one_cycle": {"schedule": "one_cycle", "learning_rate": 4e-3, "weight_decay": 0.0},
+    "fast": {
+        "schedule": "one_cycle",
+        "learning_rate": 4e-3,
+        "weight_decay": 0.0,
+        "widen_factor": 2,
+        "epochs": 1.2,
+    },
     "small": {
         "schedule": "one_cycle",
         "learning_rate": 4e-3,
@@ -36,6 +53,10 @@ RECIPES = {
 
 SCORING_BATCH = 576
 """Forward passes a batch while scoring, or one image's where it has more transformations."""
+
+MAX_ACTIVATIONS = 2**32
+"""A layer's numbers while scoring, over which `load` takes a file for absurd: 14 times the paper's
+at 64x64."""
 
 FORMAT = 1
 
@@ -57,8 +78,9 @@ class TransformationDetector(Detector):
     of pairs.
 
     After `fit`: network_ (images to logits), transformer_, alpha_ (k, k) float64, precision_,
-    found_ (how many transformed images training saw), and seconds_, the time of training, of
-    estimating alpha and of the last scoring.
+    found_ (how many transformed images training saw), seconds_, the time of training, of
+    estimating alpha and of the last scoring, and details_: on how many images, with what. Pickles
+    and copies are made by `save` and `load`.
     """
 
     def __init__(
@@ -116,12 +138,20 @@ class TransformationDetector(Detector):
         """
         x = check_images(x)
         self._check_settings()
+        self._forget_calibration()
         self._build(x.shape[1:], "uint8" if x.dtype == np.uint8 else "float32")
         self.seconds_ = {"training": self._train(x, checkpoint, checkpoint_seconds, callbacks)}
         self.found_ = {"training_samples": self.training_samples(len(x))}
         start = time.perf_counter()
         self.alpha_ = self._estimate_alpha(x)
         self.seconds_["alpha"] = time.perf_counter() - start
+        self.details_ = {
+            "images": len(x),
+            "epochs": self._epochs(),
+            "backend": backend(),
+            "device": device_name(),
+            "versions": versions(),
+        }
         return self
 
     def _build(self, image_shape, image_dtype):
@@ -130,12 +160,12 @@ class TransformationDetector(Detector):
         height, width, _ = image_shape
         self.transformer_ = self._resolve_transformations(min(height, width))
         self.precision_ = resolve_precision(self.precision)
-        large = max(height, width) > 32
+        depth, widen_factor = self._architecture(max(height, width))
         self.network_ = create_wide_residual_network(
             self.image_shape_,
             self.transformer_.n_transforms,
-            depth=self.depth or (16 if large else 10),
-            widen_factor=self.widen_factor or (8 if large else 4),
+            depth=depth,
+            widen_factor=widen_factor,
             dropout_rate=self.dropout_rate,
             final_activation=None,
             weight_decay=self.weight_decay,
@@ -154,6 +184,10 @@ class TransformationDetector(Detector):
         log_p = ops.log_softmax(self.network_(_scale(every)), axis=-1)
         self._responder = keras.Model(images, ops.reshape(log_p, (self._scoring_images, k, k)))
         self._responder.compile(jit_compile=use_xla())
+
+    def _architecture(self, side):
+        large = side > 32
+        return self.depth or (16 if large else 10), self.widen_factor or (8 if large else 4)
 
     def _train(self, x, checkpoint, checkpoint_seconds, callbacks):
         """Trains; returns the seconds it took, those before an interruption included."""
@@ -211,16 +245,14 @@ class TransformationDetector(Detector):
     def score_samples(self, x: np.ndarray) -> np.ndarray:
         """The normality score of images x (n, h, w, c): float64 (n,), higher = more normal.
 
-        Raises ValueError for images of another shape or kind than in training, and RuntimeError
+        Raises ValueError for images of another shape or kind than in training, and NotFittedError
         before `fit`.
         """
         return self.score_variants(x)[self.score]
 
     def score_variants(self, x: np.ndarray) -> dict[str, np.ndarray]:
         """Both scores, "dirichlet" and "simplified", from one pass over the images."""
-        if not hasattr(self, "alpha_"):
-            raise RuntimeError("this detector is not trained yet: call fit, or load a saved one")
-        x = check_images(x, self.image_shape_, self.image_dtype_)
+        x = self._check_scored(x)
         start = time.perf_counter()
         scores = {name: np.empty(len(x)) for name in SCORES}
         for part, log_p in self._responses(x, "scoring"):
@@ -228,6 +260,22 @@ class TransformationDetector(Detector):
             scores["simplified"][part] = simplified_score(log_p)
         self.seconds_["scoring"] = time.perf_counter() - start
         return scores
+
+    def responses(self, x: np.ndarray) -> np.ndarray:
+        """The softmax responses y(T_i(x)) to every transformation: float32 (n, k, k).
+
+        Row i holds the probabilities of each transformation to be what was done, where T_i was.
+        Raises as `score_samples`.
+        """
+        parts = [
+            np.exp(p).astype("f4") for _, p in self._responses(self._check_scored(x), "looking")
+        ]
+        return np.concatenate(parts)
+
+    def _check_scored(self, x):
+        if not hasattr(self, "alpha_"):
+            raise NotFittedError("this detector is not trained yet: call fit, or load a saved one")
+        return check_images(x, self.image_shape_, self.image_dtype_)
 
     def _estimate_alpha(self, x):
         """Section 4.2's alpha_i for every transformation, from two running (k, k) sums."""
@@ -255,12 +303,14 @@ class TransformationDetector(Detector):
     # ------------------------------------------------------------------------------ saving, loading
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write weights, alpha and settings to one file: a Keras archive that also holds alpha.
+        """Write weights, alpha, threshold and settings to one file: a Keras archive and one more.
 
         `load` gives a detector with equal scores, bit for bit on the same device and backend.
-        Raises ValueError where path does not end in .keras.
+        Raises ValueError where path does not end in .keras, and NotFittedError before `fit`.
         """
         path = _check_model_path(path)
+        if not hasattr(self, "alpha_"):
+            raise NotFittedError("this detector is not trained yet: call fit before save")
         partial = path.with_name(f".{path.stem}.part.keras")
         keras.saving.save_model(self.network_, partial)
         settings = self.get_settings() | {"precision": self.precision_}
@@ -270,7 +320,13 @@ class TransformationDetector(Detector):
             "image_shape": self.image_shape_,
             "image_dtype": self.image_dtype_,
             "alpha": self.alpha_.tolist(),
+            "seconds": self.seconds_,
+            "found": self.found_,
+            "details": self.details_,
         }
+        if hasattr(self, "calibration_scores_"):
+            detector["calibration_scores"] = self.calibration_scores_.tolist()
+            detector["false_alarm_rate"] = self.false_alarm_rate_
         with zipfile.ZipFile(partial, "a") as archive:
             archive.writestr("detector.json", json.dumps(detector))
         os.replace(partial, path)
@@ -279,33 +335,84 @@ class TransformationDetector(Detector):
     def load(cls, path: str | os.PathLike, *, precision: str | None = None):
         """The detector that `save` wrote; on another backend its scores agree within rounding.
 
-        The network is built from the settings, never from code or classes named in the file.
-        precision: None keeps the one that the detector was trained with.
+        The file may come from a stranger. The network is built from the settings, never from code
+        or classes named in the file, nothing is unpickled, and weights are read once they are known
+        to be in the file and as many as the settings say. precision: None keeps the one that the
+        detector was trained with.
 
-        Raises ValueError where the file is not a saved detector.
+        Raises ValueError where the file is not a saved detector, OSError where it cannot be read.
         """
         path = _check_model_path(path)
-        try:
-            with zipfile.ZipFile(path) as archive:
-                saved = json.loads(archive.read("detector.json"))
-            if saved["format"] != FORMAT:
-                raise ValueError(f"format {saved['format']} where this version reads {FORMAT}")
-            settings = dict(saved["settings"])
-            if not isinstance(settings["transformations"], str):
-                settings["transformations"] = TransformationSet(settings["transformations"])
-            detector = cls(**settings)
-            detector.precision = precision or detector.precision
-            detector._check_settings()
-            detector._build(tuple(saved["image_shape"]), saved["image_dtype"])
-            k = detector.transformer_.n_transforms
-            detector.alpha_ = np.array(saved["alpha"], np.float64).reshape(k, k)
-            detector.seconds_ = {}
-            detector.network_.load_weights(path)
-        except (zipfile.BadZipFile, KeyError, TypeError, ValueError, OSError) as error:
-            if isinstance(error, FileNotFoundError):
-                raise
-            raise ValueError(f"{path} is not a saved detector of this project: {error}") from error
+        with open(path, "rb") as file:
+            try:
+                with zipfile.ZipFile(file) as archive:
+                    return cls._from_archive(archive, path, precision)
+            except Exception as error:  # zip, JSON, HDF5, NumPy: whatever damage sets off
+                raise ValueError(
+                    f"{path} is not a saved detector of this project: {error or repr(error)}"
+                ) from error
+
+    @classmethod
+    def _from_archive(cls, archive, path, precision):
+        _check_archive(archive, path.stat().st_size)
+        saved = json.loads(archive.read("detector.json"))
+        if saved["format"] != FORMAT:
+            raise ValueError(f"format {saved['format']} where this version reads {FORMAT}")
+        settings = dict(saved["settings"])
+        if not isinstance(settings["transformations"], str):
+            settings["transformations"] = TransformationSet(settings["transformations"])
+        detector = cls(**settings)
+        detector.precision = precision or detector.precision
+        detector._check_settings()
+        shape = tuple(saved["image_shape"])
+        detector._check_size(shape, archive.getinfo("model.weights.h5").file_size)
+        detector._build(shape, saved["image_dtype"])
+        _check_weights(archive, detector.network_)
+        detector.network_.load_weights(path)
+        k = detector.transformer_.n_transforms
+        detector.alpha_ = _finite(saved["alpha"]).reshape(k, k)
+        for name in ("seconds", "found", "details"):
+            setattr(detector, name + "_", dict(saved[name]))
+        if "calibration_scores" in saved:
+            detector.calibration_scores_ = np.sort(_finite(saved["calibration_scores"]).ravel())
+            detector.set_false_alarm_rate(saved["false_alarm_rate"])
         return detector
+
+    def _check_size(self, shape, stored_bytes):
+        """Refuses settings of a network larger than its stored weights, or than memories are."""
+        height, width, channels = map(operator.index, shape)
+        depth, widen_factor = map(operator.index, self._architecture(max(height, width)))
+        if not (0 < depth <= 1000 and widen_factor > 0 and min(height, width, channels) > 0):
+            raise ValueError(f"depth {depth}, widen factor {widen_factor}, images {shape}")
+        # the 3x3 convolutions from a group's filters to as many
+        n_convolutions = 2 * ((depth - 4) // 6) - 1
+        weights = 9 * n_convolutions * sum((16 * 2**g * widen_factor) ** 2 for g in range(3))
+        if 4 * weights > stored_bytes:
+            raise ValueError(
+                f"depth {depth} and widen factor {widen_factor} are over {weights} weights, "
+                f"the file has {stored_bytes} bytes of them"
+            )
+        k = len(self._resolve_transformations(min(height, width)))
+        passes, maps = max(SCORING_BATCH, k), max(16 * widen_factor, channels)
+        if passes * height * width * maps > MAX_ACTIVATIONS:
+            raise ValueError(f"images {shape} under {k} transformations would exhaust memory")
+
+    def __getstate__(self):
+        state = super().__getstate__()
+        if not hasattr(self, "alpha_"):
+            return state
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "detector.keras")
+            self.save(path)
+            return {"archive": path.read_bytes(), "params": self.get_params(deep=False)}
+
+    def __setstate__(self, state):
+        if "archive" not in state:
+            return super().__setstate__(state)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "detector.keras")
+            path.write_bytes(state["archive"])
+            self.__dict__.update(self.load(path).__dict__ | state["params"])
 
     # ------------------------------------------------------------------------------------ settings
 
@@ -371,6 +478,40 @@ def _check_model_path(path):
 def _check_choice(name, value, choices):
     if value not in choices:
         raise ValueError(f"{name} is {value!r}, expected one of {', '.join(choices)}")
+
+
+def _check_archive(archive, size):
+    """Refuses an archive that unpacks to more than the file's own size, which `save` never does."""
+    unpacked = sum(member.file_size for member in archive.infolist())
+    if unpacked > size:
+        raise ValueError(f"its {size} bytes would unpack to {unpacked}")
+
+
+def _check_weights(archive, network):
+    """Refuses weights that lie outside the archive, or are more than the network's, unread."""
+
+    def check(name, link):
+        if not isinstance(link, h5py.HardLink):
+            raise ValueError(f"weights {name} are a link that leads elsewhere")
+        if isinstance(file[name], h5py.Dataset):
+            datasets.append(file[name])
+            if datasets[-1].external or datasets[-1].is_virtual:
+                raise ValueError(f"weights {name} lie in another file")
+
+    datasets = []
+    with archive.open("model.weights.h5") as member, h5py.File(member) as file:
+        file.visititems_links(check)
+        stored = sum(dataset.size for dataset in datasets)
+    # Dropout's seeds are stored too
+    if stored > network.count_params() + 100 * len(network.layers):
+        raise ValueError(f"{stored} weights are stored for a network of {network.count_params()}")
+
+
+def _finite(values):
+    values = np.array(values, np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError("alpha and calibration scores must be finite")
+    return values
 
 
 class _Progress(keras.callbacks.ProgbarLogger):

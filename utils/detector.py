@@ -3,7 +3,14 @@
 from abc import ABC, abstractmethod
 
 import numpy as np
+from sklearn import exceptions
 from sklearn.base import BaseEstimator, OutlierMixin
+
+from utils.threshold import choose_threshold, p_values
+
+
+class NotFittedError(exceptions.NotFittedError, RuntimeError):
+    """Something asked of a detector before `fit`, or before `calibrate` where it needs that."""
 
 
 class Detector(OutlierMixin, BaseEstimator, ABC):
@@ -13,6 +20,10 @@ class Detector(OutlierMixin, BaseEstimator, ABC):
     scikit-learn's). `fit` sets attributes that end in an underscore, among them seconds_: the time
     that each part of the work took. found_, where a method has it, is what else a run's file keeps
     of it, as plain values.
+
+    `fit` leaves open what is an anomaly, as the paper does. `calibrate`, with normal images held
+    out from `fit`, chooses the threshold; then there are `decision_function`, `predict` and
+    `p_value`, offset_ (the threshold), calibration_scores_ and false_alarm_rate_.
     """
 
     @abstractmethod
@@ -26,6 +37,65 @@ class Detector(OutlierMixin, BaseEstimator, ABC):
     def score_variants(self, x: np.ndarray) -> dict[str, np.ndarray]:
         """All the scores the method knows, by name, from one pass; the first is its own."""
         return {"own": self.score_samples(x)}
+
+    def calibrate(self, x: np.ndarray, false_alarm_rate: float = 0.05) -> "Detector":
+        """Choose section 3's threshold on normal images x (n, h, w, c) that were not in `fit`.
+
+        At most the share false_alarm_rate of normal images is to be flagged; how far the true
+        share may lie from it is `utils.threshold.false_alarm_interval(n, false_alarm_rate)`.
+
+        Raises ValueError for a rate outside (0, 1) and for fewer images than such a rate needs
+        (19 for 0.05), and NotFittedError before `fit`.
+        """
+        choose_threshold(np.zeros(len(x)), false_alarm_rate)  # before the scoring, which is long
+        self.calibration_scores_ = np.sort(self.score_samples(x))
+        return self.set_false_alarm_rate(false_alarm_rate)
+
+    def set_false_alarm_rate(self, false_alarm_rate: float) -> "Detector":
+        """Choose the threshold anew for another rate. Raises what `calibrate` raises."""
+        self._check_calibrated()
+        self.offset_ = choose_threshold(self.calibration_scores_, false_alarm_rate)
+        self.false_alarm_rate_ = false_alarm_rate
+        return self
+
+    def decision_function(self, x: np.ndarray) -> np.ndarray:
+        """`score_samples` minus the threshold: float64 (n,), negative for anomalies.
+
+        Raises NotFittedError before `calibrate`, and what `score_samples` raises.
+        """
+        self._check_calibrated()
+        return self.score_samples(x) - self.offset_
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """+1 for normal images and -1 for anomalies: int64 (n,). Raises as decision_function."""
+        return np.where(self.decision_function(x) < 0, -1, 1)
+
+    def fit_predict(self, x: np.ndarray, y: None = None) -> np.ndarray:
+        """Raises TypeError: the images of `fit` cannot show how often normal images are flagged."""
+        raise TypeError(
+            "fit_predict would score the very images it learnt: call fit(x), then calibrate with "
+            "normal images held out, then predict"
+        )
+
+    def p_value(self, x: np.ndarray) -> np.ndarray:
+        """The share of the images of `calibrate` that score lower: float64 (n,), low = anomalous.
+
+        Raises NotFittedError before `calibrate`, and what `score_samples` raises.
+        """
+        self._check_calibrated()
+        return p_values(self.calibration_scores_, self.score_samples(x))
+
+    def _check_calibrated(self):
+        if not hasattr(self, "calibration_scores_"):
+            raise NotFittedError(
+                "this detector has no threshold yet: after fit, call calibrate with normal images "
+                "that were held out from fit"
+            )
+
+    def _forget_calibration(self):
+        """For `fit`: a threshold is of the network it was chosen for."""
+        for name in ("calibration_scores_", "offset_", "false_alarm_rate_"):
+            self.__dict__.pop(name, None)
 
     def get_settings(self) -> dict:
         """The constructor's arguments as plain values, fit for JSON."""
