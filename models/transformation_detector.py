@@ -150,7 +150,7 @@ class TransformationDetector(Detector):
             "epochs": self._epochs(),
             "backend": backend(),
             "device": device_name(),
-            "versions": versions(),
+            "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
         }
         return self
 
@@ -371,8 +371,8 @@ class TransformationDetector(Detector):
         detector.network_.load_weights(path)
         k = detector.transformer_.n_transforms
         detector.alpha_ = _finite(saved["alpha"]).reshape(k, k)
-        for name in ("seconds", "found", "details"):
-            setattr(detector, name + "_", dict(saved[name]))
+        detector.seconds_ = {part: float(value) for part, value in saved["seconds"].items()}
+        detector.found_, detector.details_ = dict(saved["found"]), dict(saved["details"])
         if "calibration_scores" in saved:
             detector.calibration_scores_ = np.sort(_finite(saved["calibration_scores"]).ravel())
             detector.set_false_alarm_rate(saved["false_alarm_rate"])
