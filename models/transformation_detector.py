@@ -268,7 +268,7 @@ class TransformationDetector(Detector):
         Raises as `score_samples`.
         """
         parts = [
-            np.exp(p).astype("f4") for _, p in self._responses(self._check_scored(x), "looking")
+            np.exp(p).astype("f4") for _, p in self._responses(self._check_scored(x), "explaining")
         ]
         return np.concatenate(parts)
 

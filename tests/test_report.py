@@ -1,0 +1,168 @@
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from transformations import SimpleTransformer, Transformer
+from utils.report import Report, histogram, mistakes, response_grid, write_report
+
+HOSTILE = "\"'><script>alert(1)<img src=x onerror=alert(1)>\n\u202e&amp; $folder \x1b[31m"
+
+
+class Page(HTMLParser):
+    """The elements of a page, and its text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.text = [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.text += data
+
+    def all(self, tag, kind=None):
+        found = (attributes for each, attributes in self.elements if each == tag)
+        return [a for a in found if kind is None or a.get("class") == kind]
+
+
+def report(folder, scores, threshold, **more):
+    """A report on as many images, under the 8 simple transformations."""
+    paths = [folder / f"{i}.png" for i in range(len(scores))]
+    for path in paths:
+        Image.new("RGB", (20, 20), "green").save(path)
+    responses = np.full((8, 8), 0.01) + np.eye(8) * 0.92
+    values = {
+        "folder": folder,
+        "paths": paths,
+        "images": np.zeros((len(scores), 16, 16, 3), np.uint8),
+        "scores": np.array(scores, float),
+        "p_values": np.linspace(0, 1, len(scores)),
+        "skipped": [],
+        "threshold": threshold,
+        "threshold_statement": "Threshold: 5 %",
+        "held_out_scores": np.arange(20.0),
+        "transformations": SimpleTransformer().transformations,
+        "responses": lambda chosen: np.repeat(responses[None], len(chosen), axis=0),
+        "model": {"recipe": "fast"},
+    }
+    return Report(**values | more)
+
+
+def written(folder, each):
+    write_report(folder / "report.html", each)
+    return Page((folder / "report.html").read_text(encoding="utf-8"))
+
+
+def test_the_report_shows_both_ends_and_explains_what_is_flagged(tmp_path):
+    scores = np.random.default_rng(0).permutation(100).astype(float)
+    page = written(tmp_path, report(tmp_path, scores, threshold=30.0))
+    titles = [figure["title"] for figure in page.all("figure")]
+    rank = [int(scores[int(Path(title).stem)]) for title in titles]
+    # the 24 lowest, the 16 highest, the highest again to compare, and all 30 that are flagged
+    assert rank == [*range(24), *range(99, 83, -1), 99, *range(30)]
+    assert len(page.all("svg", "grid")) == 31
+    assert "30flagged as anomalies, 30.0 %" in page.text.replace("\n", "")
+    assert all(image["src"].startswith("data:image/jpeg;base64,") for image in page.all("img"))
+
+
+def test_few_images_are_shown_once(tmp_path):
+    page = written(tmp_path, report(tmp_path, [1.0, 2.0, 3.0], threshold=0.0))
+    assert [Path(f["title"]).name for f in page.all("figure")] == [
+        *("0.png", "1.png", "2.png"),
+        "2.png",
+    ]
+    assert "No image is flagged" in page.text
+    page = written(tmp_path, report(tmp_path, [1.0], threshold=2.0))
+    assert len(page.all("svg", "grid")) == 2
+
+
+def test_many_flagged_images_are_counted(tmp_path):
+    page = written(tmp_path, report(tmp_path, np.arange(80.0), threshold=75.0))
+    assert "15 more are flagged" in page.text
+
+
+def test_nothing_is_loaded_and_no_name_becomes_markup(tmp_path):
+    each = report(tmp_path, [1.0, 2.0, 30.0], threshold=1.5, folder=Path(HOSTILE))
+    each.paths[0] = each.paths[0].rename(tmp_path / HOSTILE)
+    each.skipped.append((Path(HOSTILE), HOSTILE))
+    each.model[HOSTILE] = HOSTILE
+    page = written(tmp_path, each)
+    assert not page.all("script") and not page.all("link") and not page.all("iframe")
+    for tag, attributes in page.elements:
+        assert not [name for name in attributes if name.startswith("on")]
+        for name in ("src", "href", "srcset", "action", "data"):
+            assert attributes.get(name, "data:").startswith("data:"), (tag, attributes)
+    assert "url(" not in (tmp_path / "report.html").read_text()
+    policy = page.all("meta")[1]["content"]
+    assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    # the names are there, as text, with what is invisible escaped
+    shown = HOSTILE.replace("\n", "\\n").replace("\u202e", "\\u202e").replace("\x1b", "\\x1b")
+    assert page.text.count(shown) == 2 + 2 + 2 + 2  # folder, cards, model, skipped file
+    assert page.all("figure")[0]["title"].endswith(shown)
+
+
+def test_an_image_that_is_gone_is_shown_as_it_was_scored(tmp_path):
+    each = report(tmp_path, [1.0, 2.0], threshold=0.0)
+    each.paths[0].unlink()
+    assert len(written(tmp_path, each).all("img")) == 3
+
+
+@pytest.mark.parametrize(
+    "scores, threshold",
+    [
+        ([1.0, 2.0, 3.0], 2.5),
+        ([5.0], 5.0),
+        ([5.0, 5.0], 9.0),
+        ([-1e9, 1.0, 2.0], 0.0),
+        ([1e-9, 2e-9], 1.5e-9),
+        (list(range(1000)), 50.5),
+        ([-3.0, -2.0], -1e6),
+        ([-3.0, -2.0], 1e6),
+    ],
+)
+def test_every_image_is_in_a_bar_of_its_colour(scores, threshold):
+    page = Page(histogram(np.array(scores), np.array([1.0, 2.0, 4.0]), threshold))
+    assert len(page.all("path", "held-out")) == 1
+    titles = re.findall(r": (\d+) images", page.text)
+    assert sum(map(int, titles)) == len(scores)
+    flagged = sum(score < threshold for score in scores)
+    assert bool(page.all("rect", "flagged")) == bool(flagged)
+    assert bool(page.all("rect", "scored")) == (flagged < len(scores))
+    for bar in page.all("rect"):
+        assert -0.1 <= float(bar["x"]) <= 900 and float(bar["width"]) > 0
+        assert -0.1 <= float(bar["y"]) <= 200 and float(bar["height"]) > 0
+
+
+def test_mistakes_are_the_belief_in_other_parts():
+    transformations = Transformer(8, 8).transformations
+    rng = np.random.default_rng(0)
+    responses = rng.dirichlet(np.ones(72), 72)
+    expected = {"flip": 0.0, "shift": 0.0, "rotation": 0.0}
+    for i, (flip, tx, ty, k) in enumerate(transformations):
+        for j, other in enumerate(transformations):
+            expected["flip"] += responses[i, j] * (flip != other[0]) / 72
+            expected["shift"] += responses[i, j] * ((tx, ty) != other[1:3]) / 72
+            expected["rotation"] += responses[i, j] * (k != other[3]) / 72
+    assert mistakes(transformations, responses) == pytest.approx(expected)
+    assert mistakes(SimpleTransformer().transformations, np.eye(8)) == {"flip": 0, "rotation": 0}
+
+
+def test_the_grid_has_a_cell_for_each_transformation():
+    transformations = Transformer(8, 8).transformations
+    responses = np.eye(72)
+    responses[5] = 0
+    responses[5, 37] = 1.0
+    grid = response_grid(transformations, responses)
+    page = Page(grid)
+    cells = [(int(cell["x"]), int(cell["y"])) for cell in page.all("rect")]
+    assert len(set(cells)) == 72
+    assert max(cells) == (8 * 14, 7 * 14)  # 9 shifts across, 8 flips and turns down
+    colours = {cell["fill"] for cell in page.all("rect")}
+    assert len(colours) == 2
+    assert "shift 0, -8 and turn 90°: recognised with probability 0.00, taken for flip" in grid
