@@ -31,14 +31,14 @@ class Page(HTMLParser):
         return [a for a in found if kind is None or a.get("class") == kind]
 
 
-def report(folder, scores, threshold, **more):
+def report(where, scores, threshold, **more):
     """A report on as many images, under the 8 simple transformations."""
-    paths = [folder / f"{i}.png" for i in range(len(scores))]
+    paths = [where / f"{i}.png" for i in range(len(scores))]
     for path in paths:
         Image.new("RGB", (20, 20), "green").save(path)
     responses = np.full((8, 8), 0.01) + np.eye(8) * 0.92
     values = {
-        "folder": folder,
+        "folder": where,
         "paths": paths,
         "images": np.zeros((len(scores), 16, 16, 3), np.uint8),
         "scores": np.array(scores, float),

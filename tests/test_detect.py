@@ -1,0 +1,249 @@
+import csv
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.stats import binomtest
+from sklearn.metrics import roc_auc_score
+
+import detect
+from models.transformation_detector import TransformationDetector
+from utils.images import read_folder, to_grey
+
+ROOT = Path(__file__).resolve().parents[1]
+HOSTILE = "=cmd|' \u202e\x1b[31m\n<b>.png"
+
+
+def export(folder, images):
+    folder.mkdir(parents=True)
+    for i, image in enumerate(images):
+        Image.fromarray(image[..., 0]).save(folder / f"{i:03}.png")
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory, digits):
+    """Folders of digits and a model of fours, made by `fit`."""
+    folder = tmp_path_factory.mktemp("detect")
+    fours = digits.x_train[digits.y_train == 4]
+    export(folder / "good", fours[:100])
+    shutil.copy(folder / "good" / "000.png", folder / "good" / "copy.png")
+    (folder / "good" / "empty.png").touch()
+    export(folder / "mixed" / "fours", fours[100:110])
+    export(
+        folder / "mixed" / "noise", np.random.default_rng(0).integers(0, 256, (4, 16, 16, 1), "u1")
+    )
+    shutil.copy(folder / "mixed" / "noise" / "000.png", folder / "mixed" / HOSTILE)
+    (folder / "mixed" / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no more")
+    command = ["fit", str(folder / "good"), "--output", str(folder / "fours.keras")]
+    command += ["--recipe", "small", "--epochs", "0.3", "--quiet"]
+    assert detect.main(command) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def detector(work):
+    return TransformationDetector.load(work / "fours.keras")
+
+
+def rows(path):
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_fit_holds_out_images_and_leaves_copies_out(work, detector):
+    assert detector.image_shape_ == (32, 32, 1)
+    assert detector.details_["images"] == 80 and len(detector.calibration_scores_) == 20
+    assert detector.false_alarm_rate_ == 0.05
+    assert sorted(path.name for path in work.iterdir()) == ["fours.keras", "good", "mixed"]
+    x = to_grey(read_folder(work / "good", 32, verbose=0).images[:100])
+    held_out = np.sort(np.random.default_rng(0).permutation(100)[:20])
+    expected = np.sort(detector.score_samples(x[held_out]))
+    np.testing.assert_allclose(detector.calibration_scores_, expected, rtol=1e-6)
+
+
+def test_score_writes_what_the_detector_says(work, detector, tmp_path, capsys):
+    output, report = tmp_path / "scores.csv", tmp_path / "report.html"
+    command = ["score", str(work / "mixed"), "--model", str(work / "fours.keras"), "--quiet"]
+    assert detect.main([*command, "--output", str(output), "--report", str(report)]) == 0
+    folder = read_folder(work / "mixed", 32, verbose=0)
+    x = to_grey(folder.images)
+    found = {row["path"]: row for row in rows(output)}
+    assert found.keys() == set(map(str, folder.paths))
+    for path, s, p, label in zip(
+        folder.paths,
+        detector.score_samples(x),
+        detector.p_value(x),
+        detector.predict(x),
+        strict=True,
+    ):
+        row = found[str(path)]
+        assert float(row["score"]) == pytest.approx(s, rel=1e-9)
+        assert float(row["p_value"]) == p
+        assert row["is_anomaly"] == str(label == -1)
+    ordered = [float(row["score"]) for row in rows(output)]
+    assert ordered == sorted(ordered)
+    noise = [row for path, row in found.items() if "noise" in path]
+    assert [row["is_anomaly"] for row in noise] == ["True"] * 4
+    shown = capsys.readouterr()
+    assert "1 files skipped, 15 read" in shown.err and "broken.jpg: " in shown.err
+    assert "Traceback" not in shown.err
+    assert f"{sum(row['is_anomaly'] == 'True' for row in found.values())} of 15 images" in shown.out
+    assert "95 % interval: 0.1 to 16.8 %, by 20 held-out images" in shown.out
+    assert "\x1b" not in shown.out and "\u202e" not in shown.out
+    page = report.read_text(encoding="utf-8")
+    assert "<b>.png" not in page and "&lt;b&gt;.png" in page
+
+
+def test_paths_in_the_table_are_no_formulas_and_still_paths(work, tmp_path, monkeypatch):
+    """Scored from within, where a path may start with anything."""
+    folder = tmp_path / "=odd"
+    folder.mkdir()
+    names = [HOSTILE, "-1.png", "@a;=b,c.png", 'q"uote.png']
+    for name in names:
+        shutil.copy(work / "good" / "001.png", folder / name)
+    monkeypatch.chdir(tmp_path)
+    command = [
+        "score",
+        "=odd",
+        "--model",
+        str(work / "fours.keras"),
+        "--quiet",
+        "--output",
+        "s.csv",
+    ]
+    assert detect.main(command) == 0
+    paths = [row["path"] for row in rows("s.csv")]
+    assert {Path(path) for path in paths} == {Path("=odd", name) for name in names}
+    assert all(path.startswith("./=odd/") for path in paths)
+    raw = Path("s.csv").read_text(encoding="utf-8")
+    assert '"./=odd/@a;=b,c.png",' in raw and raw.startswith('"path","score"')
+
+
+def test_exit_code_tells_of_anomalies_when_asked(work, detector, tmp_path):
+    model = ["--model", str(work / "fours.keras"), "--quiet"]
+    assert detect.main(["score", str(work / "mixed"), *model]) == 0
+    assert detect.main(["score", str(work / "mixed" / "noise"), *model, "--exit-code"]) == 1
+    good = read_folder(work / "good", 32, verbose=0)
+    most_normal = good.paths[int(np.argmax(detector.score_samples(to_grey(good.images))))]
+    (tmp_path / "one").mkdir()
+    shutil.copy(most_normal, tmp_path / "one")
+    assert detect.main(["score", str(tmp_path / "one"), *model, "--exit-code"]) == 0
+
+
+def test_another_false_alarm_rate(work, detector, tmp_path):
+    output = tmp_path / "s.csv"
+    command = ["score", str(work / "good"), "--model", str(work / "fours.keras"), "--quiet"]
+    command += ["--output", str(output), "--false-alarm-rate", "0.5"]
+    assert detect.main(command) == 0
+    threshold = detector.calibration_scores_[9]  # of 20, floor(0.5 * 21) = 10 are at most it
+    for row in rows(output):
+        assert (row["is_anomaly"] == "True") == (float(row["score"]) < threshold)
+
+
+def test_evaluate_measures_what_scikit_learn_does(work, detector, capsys):
+    command = ["evaluate", "--normal", str(work / "mixed" / "fours"), "--quiet"]
+    command += ["--anomalous", str(work / "mixed" / "noise"), "--model", str(work / "fours.keras")]
+    assert detect.main(command) == 0
+    scores = [
+        detector.score_samples(to_grey(read_folder(work / "mixed" / name, 32, verbose=0).images))
+        for name in ("fours", "noise")
+    ]
+    auroc = roc_auc_score([True] * 10 + [False] * 4, np.concatenate(scores))
+    shown = capsys.readouterr().out
+    assert f"{100 * auroc:6.2f} %" in shown.splitlines()[2]
+    interval = binomtest(int((scores[1] < detector.offset_).sum()), 4).proportion_ci(0.95, "exact")
+    assert f"{100 * interval.low:.1f} to {100 * interval.high:.1f} %" in shown
+
+
+@pytest.mark.parametrize("count, n", [(0, 7), (3, 7), (7, 7), (28, 1000)])
+def test_shares_have_clopper_and_pearsons_interval(count, n):
+    share, low, high = detect.share_interval(count, n)
+    expected = binomtest(count, n).proportion_ci(0.95, "exact")
+    assert share == pytest.approx(100 * count / n)
+    assert (low, high) == pytest.approx((100 * expected.low, 100 * expected.high))
+
+
+def test_colour_images_give_a_colour_model(tmp_path, monkeypatch):
+    """fit, with training and scoring left out."""
+    monkeypatch.setattr(TransformationDetector, "fit", lambda self, x, **_: seen.append(x))
+    seen = []
+    images = np.random.default_rng(0).integers(0, 256, (100, 40, 50, 3), dtype=np.uint8)
+    (tmp_path / "good").mkdir()
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / "good" / f"{i}.bmp")
+    command = ["fit", str(tmp_path / "good"), "--output", str(tmp_path / "m.keras"), "--size", "64"]
+    assert detect.main([*command, "--quiet"]) == 2  # not trained: nothing to calibrate
+    assert seen[0].shape == (80, 64, 64, 3) and seen[0].dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    "command, message",
+    [
+        ("fit none --output m.keras", "none is no folder"),
+        ("fit empty --output m.keras", "empty holds no readable image"),
+        ("fit good --output m.h5", "m.h5 must end in .keras"),
+        ("fit good --output no/m.keras", "no is no folder; make it"),
+        ("fit few --output m.keras", r"20 different images, of which 4 are held out.*at least 95"),
+        ("fit good --output m.keras --false-alarm-rate 0.01", "needs 99 of them"),
+        ("score good --model none.keras", "none.keras"),
+        ("score good --model empty/notes.keras", "notes.keras is not a saved detector"),
+        ("score good --model notes.txt", "must end in .keras"),
+        ("score good --model fours.keras --output s.txt", "must end in .csv"),
+        ("score good --model fours.keras --report r.pdf", "must end in .html"),
+        ("score good --model fours.keras --false-alarm-rate 0.01", "at least 99 held-out"),
+        ("score good --model plain.keras", "no threshold yet"),
+        ("evaluate --normal good --anomalous empty --model fours.keras", "no readable image"),
+    ],
+)
+def test_errors_are_one_line_and_status_2(
+    work, detector, tmp_path, monkeypatch, capsys, command, message
+):
+    monkeypatch.chdir(tmp_path)
+    for name in ("good", "fours.keras"):
+        Path(name).symlink_to(work / name)
+    Path("empty").mkdir()
+    Path("empty/notes.keras").write_text("no image")
+    Path("few").mkdir()
+    for path in sorted((work / "good").iterdir())[:20]:
+        shutil.copy(path, "few")
+    if "plain" in command:
+        plain = TransformationDetector.load(work / "fours.keras")
+        plain._forget_calibration()
+        plain.save("plain.keras")
+    assert detect.main([*command.split(), "--quiet"]) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith("error: ") and "Traceback" not in shown.err
+    assert re.search(message, shown.err)
+
+
+@pytest.mark.parametrize(
+    "command", ["fit", "fit a --output m.keras --false-alarm-rate 5", "sc", ""]
+)
+def test_wrong_usage_is_status_2(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        detect.main(command.split())
+    assert stopped.value.code == 2
+
+
+def test_interruption_is_status_130(work, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(detect, "read_folder", stop)
+    command = ["score", str(work / "good"), "--model", str(work / "fours.keras")]
+    assert detect.main(command) == 130
+
+
+def test_help_shows_how(tmp_path):
+    """As a program, from another folder."""
+    shown = subprocess.run(
+        [sys.executable, ROOT / "detect.py", "--help"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert shown.returncode == 0
+    for command in ("fit GOOD_IMAGES/", "score IMAGES/", "evaluate --normal"):
+        assert f"python detect.py {command}" in shown.stdout
