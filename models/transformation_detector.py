@@ -384,15 +384,16 @@ class TransformationDetector(Detector):
         depth, widen_factor = map(operator.index, self._architecture(max(height, width)))
         if not (0 < depth <= 1000 and widen_factor > 0 and min(height, width, channels) > 0):
             raise ValueError(f"depth {depth}, widen factor {widen_factor}, images {shape}")
-        # the 3x3 convolutions from a group's filters to as many
+        k = len(self._resolve_transformations(min(height, width)))
+        # the 3x3 convolutions from a group's filters to as many, and the smallest head
         n_convolutions = 2 * ((depth - 4) // 6) - 1
         weights = 9 * n_convolutions * sum((16 * 2**g * widen_factor) ** 2 for g in range(3))
+        weights += 64 * widen_factor * k
         if 4 * weights > stored_bytes:
             raise ValueError(
-                f"depth {depth} and widen factor {widen_factor} are over {weights} weights, "
-                f"the file has {stored_bytes} bytes of them"
+                f"depth {depth}, widen factor {widen_factor} and {k} transformations make over "
+                f"{weights} weights, the file has {stored_bytes} bytes of them"
             )
-        k = len(self._resolve_transformations(min(height, width)))
         passes, maps = max(SCORING_BATCH, k), max(16 * widen_factor, channels)
         if passes * height * width * maps > MAX_ACTIVATIONS:
             raise ValueError(f"images {shape} under {k} transformations would exhaust memory")
@@ -490,21 +491,25 @@ def _check_archive(archive, size):
 def _check_weights(archive, network):
     """Refuses weights that lie outside the archive, or are more than the network's, unread."""
 
-    def check(name, link):
+    def problem(name, link):
         if not isinstance(link, h5py.HardLink):
-            raise ValueError(f"weights {name} are a link that leads elsewhere")
+            return f"weights {name} are a link that leads elsewhere"
         if isinstance(file[name], h5py.Dataset):
-            datasets.append(file[name])
-            if datasets[-1].external or datasets[-1].is_virtual:
-                raise ValueError(f"weights {name} lie in another file")
+            if file[name].external or file[name].is_virtual:
+                return f"weights {name} lie in another file"
+            sizes.append(file[name].size)
+        return None
 
-    datasets = []
+    sizes = []
     with archive.open("model.weights.h5") as member, h5py.File(member) as file:
-        file.visititems_links(check)
-        stored = sum(dataset.size for dataset in datasets)
-    # Dropout's seeds are stored too
-    if stored > network.count_params() + 100 * len(network.layers):
-        raise ValueError(f"{stored} weights are stored for a network of {network.count_params()}")
+        found = file.visititems_links(problem)
+    if found:
+        raise ValueError(found)
+    # Dropout's seeds, two numbers a layer, are stored too
+    if not 0 <= sum(sizes) - network.count_params() <= 2 * len(network.layers):
+        raise ValueError(
+            f"{sum(sizes)} weights are stored for a network of {network.count_params()}"
+        )
 
 
 def _finite(values):
