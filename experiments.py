@@ -19,6 +19,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from baselines.ocsvm import CAEOCSVM, RawOCSVM
 from models.transformation_detector import RECIPES, TransformationDetector
 from utils.backend import PRECISIONS, backend, device_name, peak_memory, versions
 from utils.datasets import DATASETS, DatasetError, load_dataset
@@ -44,6 +45,8 @@ class Method:
 
 METHODS = {
     "transformations": Method(TransformationDetector, runs=5, recipes=RECIPES, resumable=True),
+    "raw_ocsvm": Method(RawOCSVM, runs=1, hindsight=True),
+    "cae_ocsvm": Method(CAEOCSVM, runs=1, hindsight=True),
 }
 
 DEFAULT_RECIPES = {"digits": "small"}
