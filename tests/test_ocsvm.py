@@ -1,0 +1,264 @@
+import tracemalloc
+
+import numpy as np
+import pytest
+from scipy.spatial.distance import cdist
+from scipy.special import logsumexp
+from sklearn.svm import OneClassSVM
+from sklearn.utils import estimator_checks
+
+from baselines import ocsvm
+from baselines.ocsvm import CAEOCSVM, GAMMA_GRID, NU_GRID, RawOCSVM
+from utils.detector import NotFittedError
+from utils.metrics import auroc
+
+QUIET = {"verbose": 0}
+
+
+def pixels(x):
+    return (2 * (x / 255) - 1).reshape(len(x), -1)
+
+
+def blobs(n, column, seed=0):
+    """Noisy 16x16 images with a bright bar at a column."""
+    x = np.random.default_rng(seed).integers(0, 60, (n, 16, 16, 1), dtype=np.uint8)
+    x[:, :, column : column + 3] += 150
+    return x
+
+
+@pytest.fixture(scope="module")
+def problem(digits):
+    """Black and white eights among 30 of every digit, so far apart that the offset drowns sums."""
+    x, x_test = (
+        np.where(x > 100, 255, 0).astype(np.uint8) for x in (digits.x_train, digits.x_test)
+    )
+    chosen = np.concatenate([np.flatnonzero(digits.y_test == digit)[:30] for digit in range(10)])
+    return x[digits.y_train == 8], x_test[chosen], digits.y_test[chosen] == 8
+
+
+@pytest.fixture(scope="module")
+def fitted(problem):
+    x, x_test, normal = problem
+    detector = RawOCSVM(**QUIET).fit(x)
+    return detector, detector.score_in_hindsight(x_test, normal)
+
+
+@pytest.fixture(scope="module")
+def reference(problem):
+    """scikit-learn's own RBF path, setting by setting: decision values and exact log sums."""
+    x, x_test, _ = problem
+    distances = cdist(pixels(x_test), pixels(x), "sqeuclidean")
+    decision, log_sum = {}, {}
+    for nu in NU_GRID:
+        for gamma in GAMMA_GRID:
+            machine = OneClassSVM(nu=nu, gamma=gamma).fit(pixels(x))
+            decision[nu, gamma] = machine.decision_function(pixels(x_test))
+            exponents = -gamma * distances[:, machine.support_]
+            log_sum[nu, gamma] = logsumexp(exponents, b=machine.dual_coef_, axis=1)
+    return decision, log_sum
+
+
+def test_the_grid_is_the_papers():
+    np.testing.assert_allclose(NU_GRID, np.arange(1, 10) / 10)
+    np.testing.assert_array_equal(GAMMA_GRID, 2.0 ** np.arange(-7, 3))
+
+
+def test_every_setting_agrees_with_scikit_learns_rbf_path(problem, fitted, reference):
+    _, _, normal = problem
+    expected = np.array(
+        [[auroc(normal, reference[0][nu, gamma]) for gamma in GAMMA_GRID] for nu in NU_GRID]
+    )
+    np.testing.assert_allclose(fitted[0].auroc_grid_, expected, rtol=0, atol=1e-4)
+    assert len(np.unique(reference[0][0.1, 4.0])) < 10  # the offset does make ties here
+
+
+def test_the_exact_ranking_is_that_of_the_kernel_sums_without_rounding(problem, fitted, reference):
+    _, _, normal = problem
+    expected = np.array(
+        [[auroc(normal, reference[1][nu, gamma]) for gamma in GAMMA_GRID] for nu in NU_GRID]
+    )
+    np.testing.assert_allclose(fitted[0].auroc_grid_exact_, expected, rtol=0, atol=1e-4)
+    assert np.exp(reference[1][0.1, 4.0]).min() == 0  # plain sums would underflow to ties
+
+
+def test_the_chosen_settings_are_the_best_and_the_scores_are_theirs(problem, fitted, reference):
+    _, _, normal = problem
+    detector, scores = fitted
+    assert list(scores) == ["hindsight", "hindsight_exact", "default"]
+    assert all(s.shape == normal.shape and s.dtype == np.float64 for s in scores.values())
+    assert auroc(normal, scores["hindsight"]) == detector.auroc_grid_.max() > 0.9
+    assert auroc(normal, scores["hindsight_exact"]) == detector.auroc_grid_exact_.max()
+    for name, values, setting in (
+        ("hindsight", reference[0], (detector.nu_, detector.gamma_)),
+        ("hindsight_exact", reference[1], (detector.nu_exact_, detector.gamma_exact_)),
+    ):
+        np.testing.assert_allclose(scores[name], values[setting], rtol=1e-4, atol=1e-6)
+    assert detector.found_["nu"] == detector.nu_
+    np.testing.assert_allclose(detector.found_["auroc_grid_exact"], detector.auroc_grid_exact_)
+
+
+def test_without_hindsight_it_is_scikit_learn_at_nu_0_1_and_its_default_gamma(problem, fitted):
+    x, x_test, _ = problem
+    expected = OneClassSVM(nu=0.1).fit(pixels(x)).decision_function(pixels(x_test))
+    detector, scores = fitted
+    np.testing.assert_allclose(detector.score_samples(x_test), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(scores["default"], detector.score_samples(x_test))
+    assert list(detector.score_variants(x_test)) == ["own"]
+
+
+def test_hindsight_takes_labels_by_name_and_nothing_else(problem, fitted):
+    _, x_test, normal = problem
+    detector, _ = fitted
+    with pytest.raises(TypeError, match="normal"):
+        detector.score_in_hindsight(x_test)
+    for wrong in (normal[1:], normal.astype(int), None, np.ones_like(normal)):
+        with pytest.raises(ValueError, match="expected bool of shape"):
+            detector.score_in_hindsight(x_test, wrong)
+    again = RawOCSVM(**QUIET).fit(problem[0])
+    assert not hasattr(again, "nu_") and list(again.found_) == ["gamma_default"]
+
+
+def test_fitting_again_forgets_hindsight_and_threshold(problem):
+    x, x_test, normal = problem
+    detector = RawOCSVM(nu_grid=(0.5,), gamma_grid=(0.01,), **QUIET).fit(x[:40])
+    detector.calibrate(x[40:])
+    detector.score_in_hindsight(x_test, normal)
+    assert set(detector.predict(x_test)) == {-1, 1}
+    detector.fit(x)
+    assert not hasattr(detector, "nu_") and not hasattr(detector, "auroc_grid_exact_")
+    assert not hasattr(detector, "offset_")
+
+
+def test_scores_do_not_depend_on_the_chunks(problem, fitted, monkeypatch):
+    _, x_test, _ = problem
+    expected = fitted[0].score_samples(x_test)
+    monkeypatch.setattr(ocsvm, "SCORING_ROWS", 7)
+    np.testing.assert_allclose(fitted[0].score_samples(x_test), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_memory_keeps_to_its_bound():
+    n = 1000
+    x = np.random.default_rng(0).integers(0, 256, (4 * n, 8, 8, 1), dtype=np.uint8)
+    tracemalloc.start()
+    detector = RawOCSVM(gamma_grid=(0.01, 0.1), nu_grid=(0.5,), n_jobs=1, **QUIET).fit(x[:n])
+    detector.score_in_hindsight(x, np.arange(4 * n) < n)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    features = 8 * n * x[0].size
+    assert peak < 16 * n**2 + 16 * ocsvm.SCORING_ROWS * n + 8 * features  # the solver's is apart
+
+
+@pytest.mark.parametrize(("detector", "large"), [(RawOCSVM, 5_000), (CAEOCSVM, 2_500)])
+def test_larger_images_are_subsampled_as_in_the_paper(detector, large, monkeypatch):
+    chosen = []
+    monkeypatch.setattr(detector, "_fit_features", lambda self, x: None)
+    monkeypatch.setattr(detector, "_features", lambda self, x: chosen.append(x) or np.eye(2))
+    monkeypatch.setattr(detector, "_solve", lambda self, gamma, nus: None)
+    n = 5_200
+    tall = np.zeros((n, 40, 1, 1), np.uint8)
+    tall[:, 0, 0, 0], tall[:, 1, 0, 0] = np.divmod(np.arange(n), 256)
+    for x, settings in (
+        (tall, {}),
+        (tall, {"seed": 1}),
+        (tall, {}),
+        (tall, {"max_train": 70}),
+        (tall[:, :32], {}),
+        (tall[:60], {}),
+    ):
+        detector(**settings).fit(x)
+    assert [len(x) for x in chosen] == [large, large, large, 70, n, 60]
+    numbers = [x[:, 0, 0, 0] * 256 + x[:, 1, 0, 0].astype(int) for x in chosen[:3]]
+    assert len(set(numbers[0])) == large and 0.4 < numbers[0].mean() / n < 0.6
+    assert not np.array_equal(numbers[0], numbers[1])
+    np.testing.assert_array_equal(numbers[0], numbers[2])
+
+
+@pytest.mark.parametrize(
+    "x", [np.full((20, 16, 16, 1), 7, np.uint8), blobs(1, 3)], ids=["constant", "one image"]
+)
+def test_degenerate_training_sets_give_finite_scores(x):
+    detector = RawOCSVM(**QUIET).fit(x)
+    scores = detector.score_in_hindsight(blobs(6, 9), np.arange(6) < 3)
+    assert all(np.isfinite(s).all() for s in scores.values())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"nu": 0}, "nu is 0"),
+        ({"nu_grid": (0.5, 1.5)}, "nu is 1.5"),
+        ({"nu_grid": ()}, "nu_grid is empty"),
+        ({"gamma": "auto"}, "gamma is 'auto'"),
+        ({"gamma_grid": (1, -2.0)}, "gamma is -2.0"),
+        ({"max_train": 0}, "max_train is 0"),
+    ],
+)
+def test_settings_that_make_no_sense_are_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        RawOCSVM(**settings).fit(blobs(5, 3))
+
+
+def test_images_of_another_kind_and_an_untrained_detector_are_refused():
+    detector = RawOCSVM(**QUIET)
+    with pytest.raises(NotFittedError, match="call fit"):
+        detector.score_samples(blobs(5, 3))
+    detector.fit(blobs(5, 3))
+    with pytest.raises(ValueError, match="trained on"):
+        detector.score_samples(blobs(5, 3)[:, :8])
+    with pytest.raises(ValueError, match="dtype"):
+        detector.score_samples(np.zeros((2, 16, 16, 1)))
+
+
+@pytest.mark.parametrize("detector", [RawOCSVM, CAEOCSVM])
+@pytest.mark.parametrize(
+    "check",
+    [
+        estimator_checks.check_estimator_cloneable,
+        estimator_checks.check_no_attributes_set_in_init,
+        estimator_checks.check_parameters_default_constructible,
+        estimator_checks.check_set_params,
+    ],
+    ids=lambda check: check.__name__,
+)
+def test_scikit_learns_checks(check, detector):
+    check(detector.__name__, detector())
+
+
+@pytest.fixture(scope="module")
+def cae():
+    return CAEOCSVM(epochs=2.5, batch_size=32, **QUIET).fit(blobs(64, 3))
+
+
+def test_cae_separates_an_obvious_anomaly(cae):
+    x = np.concatenate([blobs(20, 3, seed=1), blobs(20, 11, seed=1)])
+    normal = np.arange(40) < 20
+    assert auroc(normal, cae.score_in_hindsight(x, normal)["hindsight_exact"]) > 0.9
+
+
+def test_cae_is_scikit_learn_on_the_tanh_code(cae):
+    x_test = blobs(9, 6, seed=1)
+    codes, test_codes = (
+        cae.encoder_.predict(pixels(x).reshape(x.shape), verbose=0).astype(float)
+        for x in (blobs(64, 3), x_test)
+    )
+    assert codes.shape == (64, 256) and np.abs(codes).max() <= 1
+    expected = OneClassSVM(nu=0.1).fit(codes).decision_function(test_codes)
+    np.testing.assert_allclose(cae.score_samples(x_test), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_cae_trains_for_a_fraction_of_an_epoch_and_repeats_itself(cae):
+    settings = {"epochs": 2.5, "batch_size": 32, **QUIET}
+    x = blobs(12, 6, seed=1)
+    again = CAEOCSVM(**settings).fit(blobs(64, 3)).score_samples(x)
+    np.testing.assert_allclose(again, cae.score_samples(x), rtol=1e-4, atol=1e-5)
+    other = CAEOCSVM(**settings, seed=1).fit(blobs(64, 3)).score_samples(x)
+    assert np.abs(other - again).max() > 1e-3
+
+
+def test_cae_learns_to_reconstruct(monkeypatch):
+    losses = []
+    monkeypatch.setattr(
+        ocsvm.tqdm, "set_postfix", lambda self, loss: losses.append(float(loss)), raising=True
+    )
+    CAEOCSVM(epochs=6, batch_size=32, **QUIET).fit(blobs(64, 3))
+    assert len(losses) == 6 and losses[-1] < 0.7 * losses[0]
