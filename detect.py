@@ -17,6 +17,7 @@ Exit status: 0 done, 1 an image was flagged (with score --exit-code only), 2 an 
 
 import argparse
 import csv
+import math
 import os
 import sys
 from pathlib import Path
@@ -74,7 +75,7 @@ def fit(options: argparse.Namespace) -> int:
         raise ValueError(
             f"{len(x)} different images, of which {n_held_out} are held out: a false alarm rate of "
             f"{options.false_alarm_rate:g} needs {needed} of them. Give at least "
-            f"{round(needed / options.held_out)} images, or a larger --held-out or "
+            f"{math.ceil(needed / options.held_out)} images, or a larger --held-out or "
             "--false-alarm-rate"
         )
     held_out, training = x[np.sort(order[:n_held_out])], x[np.sort(order[n_held_out:])]
@@ -89,7 +90,7 @@ def fit(options: argparse.Namespace) -> int:
     detector = TransformationDetector(**settings, seed=options.seed, verbose=int(not options.quiet))
     checkpoint = options.output.with_name(f".{options.output.stem}.checkpoint.weights.h5")
     if checkpoint.exists():
-        print(f"going on from {checkpoint}")
+        print(f"going on from {printable(checkpoint)}")
     detector.fit(training, checkpoint=checkpoint)
     detector.calibrate(held_out, options.false_alarm_rate)
     detector.details_["recipe"] = options.recipe
@@ -282,7 +283,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         description="Learn what the images of a folder have in common, and write a model.\n\n"
         "The folder should hold normal images only, several hundred or more, of any size and\n"
         "format, in sub-folders or not. Of each, the central square is used. A fit that was\n"
-        "stopped goes on where it was when the same command is given again.",
+        "stopped goes on, from up to three minutes before, when the same command is given.",
         epilog="example:\n  python detect.py fit photos/good --output model.keras",
     )
     command.add_argument("images", type=Path, metavar="GOOD_IMAGES", help="a folder")

@@ -346,7 +346,8 @@ a red frame.</p>
 <p>The network saw each image flipped, shifted and turned in many ways, and was asked each time what
 had been done. It learnt that on normal images. The grid has a cell for each way, dark where the
 network was wrong, and the bars say how much of its belief was in another flip, shift or rotation.
-Point at a cell to read what it was taken for. First, to compare, the most normal image.</p>
+At 50 % a flip is a guess: mirrored, many normal images are as normal. Point at a cell to read what
+it was taken for. First, to compare, the most normal image.</p>
 $legend
 <div class="reference">$reference</div>
 <div class="whys">$explanations</div>
