@@ -28,9 +28,10 @@ def blobs(n, column, seed=0):
 
 @pytest.fixture(scope="module")
 def problem(digits):
-    """Black and white eights among 30 of every digit, so far apart that the offset drowns sums."""
+    """Large black and white eights among 30 of every digit: so far apart that sums underflow."""
     x, x_test = (
-        np.where(x > 100, 255, 0).astype(np.uint8) for x in (digits.x_train, digits.x_test)
+        np.where(x > 100, 255, 0).astype(np.uint8).repeat(2, 1).repeat(2, 2)
+        for x in (digits.x_train, digits.x_test)
     )
     chosen = np.concatenate([np.flatnonzero(digits.y_test == digit)[:30] for digit in range(10)])
     return x[digits.y_train == 8], x_test[chosen], digits.y_test[chosen] == 8
@@ -58,6 +59,13 @@ def reference(problem):
     return decision, log_sum
 
 
+def test_distances_of_images_keep_their_digits(digits):
+    a, b = pixels(digits.x_train[:50]), pixels(digits.x_train[25:90])
+    distances = ocsvm.squared_distances(a, b)
+    np.testing.assert_allclose(distances, cdist(a, b, "sqeuclidean"), rtol=1e-10, atol=1e-11)
+    assert distances.min() >= 0
+
+
 def test_the_grid_is_the_papers():
     np.testing.assert_allclose(NU_GRID, np.arange(1, 10) / 10)
     np.testing.assert_array_equal(GAMMA_GRID, 2.0 ** np.arange(-7, 3))
@@ -78,7 +86,8 @@ def test_the_exact_ranking_is_that_of_the_kernel_sums_without_rounding(problem, 
         [[auroc(normal, reference[1][nu, gamma]) for gamma in GAMMA_GRID] for nu in NU_GRID]
     )
     np.testing.assert_allclose(fitted[0].auroc_grid_exact_, expected, rtol=0, atol=1e-4)
-    assert np.exp(reference[1][0.1, 4.0]).min() == 0  # plain sums would underflow to ties
+    plain = auroc(normal, np.exp(reference[1][0.1, 4.0]))  # underflows to ties
+    assert abs(plain - fitted[0].auroc_grid_exact_[0, -1]) > 0.01
 
 
 def test_the_chosen_settings_are_the_best_and_the_scores_are_theirs(problem, fitted, reference):
