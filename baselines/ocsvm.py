@@ -309,8 +309,8 @@ class CAEOCSVM(_OneClassSVM):
 def squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Squared Euclidean distances of rows a (m, d) from rows b (n, d), float64: (m, n).
 
-    For images they are rounded by about 1e-12. In float32 it would be 1e-3, and the kernel at gamma
-    4 wrong by half a percent.
+    Of CIFAR-10's airplanes they are rounded by less than 1e-10. In float32 it would be up to 0.02,
+    and the kernel at gamma 4 wrong by 8 percent.
     """
     distances = a @ b.T
     distances *= -2.0
