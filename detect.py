@@ -298,7 +298,12 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         "published settings, hours",
     )
     add("--epochs", type=_positive, help="more train longer; the recipe's own by default")
-    add("--score", choices=SCORES, help="which of the paper's two scores (default: dirichlet)")
+    add(
+        "--score",
+        choices=SCORES,
+        help="the paper's score or its simplified one, which can be the "
+        "better after short training (default: dirichlet)",
+    )
     add_rate(
         add, "the share of normal images that may be flagged (default: 0.05)", default=DEFAULT_RATE
     )
