@@ -19,6 +19,10 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from baselines.adgan import ADGAN
+from baselines.dagmm import DAGMM
+from baselines.deep_svdd import DeepSVDD
+from baselines.dsebm import DSEBM
 from baselines.ocsvm import CAEOCSVM, RawOCSVM
 from models.transformation_detector import RECIPES, TransformationDetector
 from utils.backend import PRECISIONS, backend, device_name, peak_memory, versions
@@ -43,10 +47,25 @@ class Method:
     hindsight: bool = False
 
 
+def _small(**settings):
+    """The paper's recipe, and the settings for digits that finish in under a minute a class."""
+    return {"paper": {}, "small": settings}
+
+
 METHODS = {
     "transformations": Method(TransformationDetector, runs=5, recipes=RECIPES, resumable=True),
     "raw_ocsvm": Method(RawOCSVM, runs=1, hindsight=True),
     "cae_ocsvm": Method(CAEOCSVM, runs=1, hindsight=True),
+    "deep_svdd": Method(
+        DeepSVDD,
+        runs=5,
+        recipes=_small(epochs=20, batch_size=32, learning_rate=1e-3),
+    ),
+    "dagmm": Method(DAGMM, runs=5, recipes=_small(epochs=60, batch_size=64)),
+    "dsebm": Method(DSEBM, runs=5, recipes=_small(epochs=60, batch_size=32, learning_rate=1e-2)),
+    "adgan": Method(
+        ADGAN, runs=1, recipes=_small(epochs=1, batch_size=32, learning_rate=1e-3, n_seeds=1)
+    ),
 }
 
 DEFAULT_RECIPES = {"digits": "small"}

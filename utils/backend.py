@@ -186,3 +186,46 @@ def all_transformed(images, index_maps: np.ndarray):
     flat = ops.reshape(images, (-1, height * width, channels))
     moved = ops.take(flat, ops.convert_to_tensor(index_maps.ravel()), axis=1)
     return ops.reshape(moved, (-1, height, width, channels))
+
+
+def input_gradient(function, x, **arguments):
+    """The gradient of the sum of function(x, **arguments) by x: differentiable, fit for compiling.
+
+    x: a tensor or a list of them; the gradient is the like. function: a Keras model, or any
+    function of tensors, which on JAX must not assign to variables.
+    """
+    if backend() == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            total = ops.sum(function(x, **arguments))
+        return tape.gradient(total, x)
+    if backend() == "torch":
+        import torch
+
+        differentiable = torch.is_grad_enabled()
+        with torch.enable_grad():
+            x = keras.tree.map_structure(
+                lambda t: t if t.requires_grad else t.detach().requires_grad_(), x
+            )
+            total = ops.sum(function(x, **arguments))
+            inputs = keras.tree.flatten(x)
+            gradients = torch.autograd.grad(total, inputs, create_graph=differentiable)
+        return keras.tree.pack_sequence_as(x, gradients)
+    import jax
+
+    variables = getattr(function, "non_trainable_variables", [])
+
+    def total(x):
+        if not isinstance(function, keras.Model):
+            return ops.sum(function(x, **arguments)), []
+        weights = [variable.value for variable in function.trainable_variables]
+        state = [variable.value for variable in variables]
+        outputs, state = function.stateless_call(weights, state, x, **arguments)
+        return ops.sum(outputs), state
+
+    gradient, state = jax.grad(total, has_aux=True)(x)
+    for variable, value in zip(variables, state, strict=True):
+        variable.assign(value)
+    return gradient

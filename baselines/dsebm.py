@@ -1,0 +1,76 @@
+"""Deep structured energy-based models (section 5.1; Zhai et al., 2016)."""
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from models.encoders_decoders import DeepBaseline, convolutional_encoder, epoch_batches
+from utils.backend import input_gradient, use_xla
+
+
+class DSEBM(DeepBaseline):
+    """An energy learnt by score matching: a step down its gradient is to remove noise.
+
+    The energy is E(x) = 1/2 ||x - b||^2 - sum_j f_j(x), with the encoder f of representation_dim
+    ReLU units and a learnt image b. Training makes x' - dE/dx' of x' = x + N(0, noise^2) return to
+    x, by mean squared error and Adam with learning_rate. The score is -E.
+    """
+
+    def __init__(
+        self,
+        *,
+        representation_dim: int = 256,
+        noise: float = 0.5,
+        epochs: float = 200,
+        batch_size: int = 128,
+        learning_rate: float = 1e-3,
+        seed: int = 0,
+        verbose: int = 1,
+    ):
+        self.representation_dim = representation_dim
+        self.noise = noise
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.seed = seed
+        self.verbose = verbose
+
+    def _train(self, x: np.ndarray) -> keras.Model:
+        energy = EnergyModel(x.shape[1:], self.representation_dim, seed=self.seed)
+        energy.compile(jit_compile=use_xla())
+        denoiser = _Denoiser(energy, self.noise, self.seed)
+        denoiser.compile(keras.optimizers.Adam(self.learning_rate), "mse", jit_compile=use_xla())
+        batches = epoch_batches(len(x), self.batch_size, self.epochs, self.seed)
+        self._fit_network(denoiser, x, batches, "DSEBM", targets=True)
+        return energy
+
+    def _score(self, x: np.ndarray) -> np.ndarray:
+        return -self._predict(self.network_, x)
+
+
+class EnergyModel(keras.Model):
+    """Images (n, h, w, c) to energies (n,)."""
+
+    def __init__(self, image_shape: tuple[int, int, int], representation_dim: int, *, seed: int):
+        super().__init__(name="energy")
+        self.encoder = convolutional_encoder(image_shape, representation_dim, "relu", seed=seed)
+        self.b = self.add_weight(shape=image_shape, initializer="zeros", name="b")
+        self.built = True
+
+    def call(self, x, training=False):
+        prior = ops.sum((x - self.b) ** 2, axis=(1, 2, 3)) / 2
+        return prior - ops.sum(self.encoder(x, training=training), axis=1)
+
+
+class _Denoiser(keras.Model):
+    """Images to x' - dE/dx', where x' is noisy in training."""
+
+    def __init__(self, energy, noise, seed):
+        super().__init__(name="denoiser")
+        self.energy = energy
+        self.noise = layers.GaussianNoise(noise, seed=seed)
+        self.built = True
+
+    def call(self, x, training=False):
+        x = self.noise(x, training=training)
+        return x - input_gradient(self.energy, x, training=training)
