@@ -75,7 +75,7 @@ class ADGAN(DeepBaseline):
             )
         critic = convolutional_encoder(x.shape[1:], 1, None, seed=self.seed)
         generator = convolutional_decoder(x.shape[1:], self.latent_dim, seed=self.seed + 1)
-        gan = _WassersteinGAN(critic, generator, self)
+        gan = WassersteinGAN(critic, generator, self)
         rng = np.random.default_rng(self.seed)
         steps = max(1, round(self.epochs * self.steps_per_epoch))
         batches = rng.integers(len(x), size=(steps, self.critic_steps * self.batch_size))
@@ -94,7 +94,7 @@ class ADGAN(DeepBaseline):
 # --------------------------------------------------------------------------------------- training
 
 
-class _WassersteinGAN(keras.Model):
+class WassersteinGAN(keras.Model):
     """Trains the critic on each part of a batch of real images, then the generator once."""
 
     def __init__(self, critic, generator, settings):

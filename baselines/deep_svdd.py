@@ -111,7 +111,7 @@ class ContrastNormalization(layers.Layer):
 
 def normalise_contrast(images):
     """Images minus their mean, over their mean absolute deviation; 0 where they are constant."""
-    images = images - ops.mean(images, axis=(1, 2, 3), keepdims=True)
+    images = ops.subtract(images, ops.mean(images, axis=(1, 2, 3), keepdims=True))
     deviation = ops.mean(ops.abs(images), axis=(1, 2, 3), keepdims=True)
     return images / ops.maximum(deviation, 1e-6)
 

@@ -38,7 +38,7 @@ class DSEBM(DeepBaseline):
     def _train(self, x: np.ndarray) -> keras.Model:
         energy = EnergyModel(x.shape[1:], self.representation_dim, seed=self.seed)
         energy.compile(jit_compile=use_xla())
-        denoiser = _Denoiser(energy, self.noise, self.seed)
+        denoiser = Denoiser(energy, self.noise, self.seed)
         denoiser.compile(keras.optimizers.Adam(self.learning_rate), "mse", jit_compile=use_xla())
         batches = epoch_batches(len(x), self.batch_size, self.epochs, self.seed)
         self._fit_network(denoiser, x, batches, "DSEBM", targets=True)
@@ -62,7 +62,7 @@ class EnergyModel(keras.Model):
         return prior - ops.sum(self.encoder(x, training=training), axis=1)
 
 
-class _Denoiser(keras.Model):
+class Denoiser(keras.Model):
     """Images to x' - dE/dx', where x' is noisy in training."""
 
     def __init__(self, energy, noise, seed):

@@ -188,7 +188,9 @@ class _Progress(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         if self.bar.update():
-            self.bar.set_postfix({name: f"{float(v):.4g}" for name, v in logs.items()})
+            self.bar.set_postfix(
+                {name: f"{float(v):.4g}" for name, v in logs.items()}, refresh=False
+            )
 
     def on_predict_batch_end(self, batch, logs=None):
         self.bar.update()

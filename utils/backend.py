@@ -205,10 +205,12 @@ def input_gradient(function, x, **arguments):
         import torch
 
         differentiable = torch.is_grad_enabled()
+
+        def leaf(t):
+            return t if differentiable and t.requires_grad else t.detach().requires_grad_()
+
         with torch.enable_grad():
-            x = keras.tree.map_structure(
-                lambda t: t if t.requires_grad else t.detach().requires_grad_(), x
-            )
+            x = keras.tree.map_structure(leaf, x)
             total = ops.sum(function(x, **arguments))
             inputs = keras.tree.flatten(x)
             gradients = torch.autograd.grad(total, inputs, create_graph=differentiable)

@@ -1,0 +1,92 @@
+import keras
+import numpy as np
+import pytest
+from scipy.special import logsumexp
+from scipy.stats import multivariate_normal
+from sklearn.metrics.pairwise import cosine_similarity
+
+from baselines.dagmm import DAGMM, energy, gaussian_mixture, reconstruction_features
+from utils.backend import input_gradient
+from utils.metrics import auroc
+
+
+def numpy(tensor):
+    return np.asarray(keras.ops.convert_to_numpy(tensor), np.float64)
+
+
+@pytest.fixture(scope="module")
+def points():
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(60, 4)) @ rng.normal(size=(4, 4)) + 1
+    return z.astype("float32"), rng.dirichlet(np.ones(3), 60).astype("float32")
+
+
+def test_mixture_is_the_weighted_mean_and_covariance(points):
+    z, membership = points
+    phi, mu, covariance = map(numpy, gaussian_mixture(z, membership, 0.5))
+    for k in range(3):
+        weight = membership[:, k].astype(float)
+        np.testing.assert_allclose(phi[k], weight.mean(), rtol=1e-5)
+        np.testing.assert_allclose(mu[k], np.average(z, axis=0, weights=weight), atol=1e-5)
+        expected = np.cov(z, rowvar=False, aweights=weight, ddof=0) + 0.5 * np.eye(4)
+        np.testing.assert_allclose(covariance[k], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_energy_is_minus_the_log_likelihood(points):
+    z, membership = points
+    mixture = phi, mu, covariance = gaussian_mixture(z, membership, 1e-3)
+    z = np.concatenate([z, 50 * z])  # far out, where the likelihood itself is 0 in float32
+    found = energy(z, phi, mu, keras.ops.cholesky(covariance))
+    phi, mu, covariance = map(numpy, mixture)
+    densities = [multivariate_normal(mu[k], covariance[k]).logpdf(z) for k in range(3)]
+    expected = -logsumexp(np.log(phi)[:, None] + densities, axis=0)
+    assert np.exp(-expected).min() < 1e-45
+    np.testing.assert_allclose(numpy(found), expected, rtol=2e-4)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e5])
+def test_degenerate_points_have_finite_energies(scale):
+    """All on a line, one component without a member."""
+    z = scale * np.outer(np.linspace(-1, 1, 30), [1, 2, 3, 4]).astype("float32")
+    membership = np.tile(np.float32([0.5, 0.5, 0]), (30, 1))
+    phi, mu, covariance = gaussian_mixture(z, membership, 1e-3)
+    assert np.isfinite(numpy(energy(z, phi, mu, keras.ops.cholesky(covariance)))).all()
+
+
+def test_features_are_relative_distance_and_cosine():
+    rng = np.random.default_rng(0)
+    x, r = rng.uniform(-1, 1, (2, 5, 8, 8, 3)).astype("float32")
+    flat_x, flat_r = x.reshape(5, -1), r.reshape(5, -1)
+    distance = np.linalg.norm(flat_x - flat_r, axis=1) / np.linalg.norm(flat_x, axis=1)
+    expected = np.stack([distance, np.diag(cosine_similarity(flat_x, flat_r))], axis=1)
+    np.testing.assert_allclose(numpy(reconstruction_features(x, r)), expected, rtol=1e-4)
+
+
+def test_features_of_zeros_and_of_the_image_itself_have_finite_slopes():
+    x = np.stack([np.zeros((4, 4, 1)), np.ones((4, 4, 1))]).astype("float32")
+    slope = input_gradient(lambda r: reconstruction_features(x, r), keras.ops.convert_to_tensor(x))
+    assert np.isfinite(numpy(reconstruction_features(x, x))).all()
+    assert np.isfinite(numpy(slope)).all()
+
+
+def test_energies_that_are_not_finite_rank_last(monkeypatch):
+    energies = np.float32([3, np.inf, np.finfo("float32").max, -np.inf, np.nan, -2])
+    monkeypatch.setattr(DAGMM, "_predict", lambda self, model, x: energies)
+    detector = DAGMM()
+    detector.network_ = None
+    scores = detector._score(energies)
+    assert np.isfinite(scores).all()
+    np.testing.assert_array_equal(np.argsort(-scores, kind="stable"), [5, 0, 2, 1, 3, 4])
+
+
+def test_tells_zeros_from_noise(digits):
+    zeros = digits.x_test[digits.y_test == 0]
+    noise = np.random.default_rng(0).integers(0, 256, zeros.shape).astype(np.uint8)
+    detector = DAGMM(epochs=30, batch_size=32, verbose=0)
+    scores = detector.fit(digits.x_train[digits.y_train == 0]).score_samples(
+        np.concatenate([zeros, noise])
+    )
+    assert auroc(np.arange(len(scores)) < len(zeros), scores) > 0.9
+    phi, _, cholesky = map(numpy, detector.network_.mixture)
+    np.testing.assert_allclose(phi.sum(), 1, rtol=1e-5)
+    assert (np.diagonal(cholesky, axis1=1, axis2=2) > 0).all()

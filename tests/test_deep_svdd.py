@@ -1,0 +1,70 @@
+import keras
+import numpy as np
+import pytest
+
+from baselines.deep_svdd import DeepSVDD, contrast_limits, normalise_contrast, push_from_zero
+from utils.detector import to_unit_range
+from utils.metrics import auroc
+
+
+def numpy(tensor):
+    return np.asarray(keras.ops.convert_to_numpy(tensor), np.float64)
+
+
+def test_contrast_does_not_depend_on_brightness_or_range():
+    x = np.random.default_rng(0).uniform(-1, 1, (4, 8, 8, 3)).astype("float32")
+    normalised = numpy(normalise_contrast(x))
+    np.testing.assert_allclose(normalised.mean(axis=(1, 2, 3)), 0, atol=1e-5)
+    np.testing.assert_allclose(np.abs(normalised).mean(axis=(1, 2, 3)), 1, rtol=1e-5)
+    np.testing.assert_allclose(numpy(normalise_contrast(0.3 * x + 0.1)), normalised, atol=1e-5)
+    assert contrast_limits(x) == pytest.approx((normalised.min(), normalised.max()))
+
+
+def test_components_near_0_are_pushed_away():
+    centre = np.array([-3.0, -0.1, -0.05, 0.0, 0.02, 0.1, 2.0])
+    np.testing.assert_array_equal(push_from_zero(centre), [-3, -0.1, -0.1, 0.1, 0.1, 0.1, 2])
+
+
+class Recorded(DeepSVDD):
+    """Keeps what each of the two trainings starts from."""
+
+    def _fit(self, model, x, epochs, fine_tuning, description):
+        code = numpy(model.encoder(to_unit_range(x), training=False))
+        self.starts.append((epochs, model.encoder.get_weights(), code))
+        super()._fit(model, x, epochs, fine_tuning, description)
+        self.ends.append(model.encoder.get_weights())
+        self.rates.append(numpy(model.optimizer.learning_rate))
+
+
+def test_tells_fours_from_other_digits_starting_from_the_autoencoder(digits):
+    detector = Recorded(epochs=15, batch_size=32, learning_rate=1e-3, verbose=0)
+    detector.starts, detector.ends, detector.rates = [], [], []
+    scores = detector.fit(digits.x_train[digits.y_train == 4]).score_samples(digits.x_test)
+    assert auroc(digits.y_test == 4, scores) > 0.9
+
+    (pretraining, initial, _), (training, weights, code) = detector.starts
+    assert (pretraining, training) == (pytest.approx(21), 15)
+    for end, start in zip(detector.ends[0], weights, strict=True):
+        np.testing.assert_array_equal(end, start)
+    assert any((a != b).any() for a, b in zip(initial, weights, strict=True))
+    np.testing.assert_allclose(detector.rates, 1e-4, rtol=1e-5)  # of the last epochs
+
+    network = detector.network_
+    centre = numpy(network.centre)
+    np.testing.assert_allclose(centre, push_from_zero(code.mean(axis=0)), atol=1e-4)
+    x = to_unit_range(digits.x_test)
+    distance = np.sum((numpy(network.encoder(x)) - centre) ** 2, axis=1)
+    np.testing.assert_allclose(scores, -distance, rtol=1e-3, atol=1e-4)
+
+
+def test_only_kernels_are_trained(digits):
+    encoder, decoder = DeepSVDD()._lenet(digits.x_train[:4])
+    for variable in encoder.trainable_variables + decoder.trainable_variables:
+        assert variable.path.endswith("kernel")
+    shapes = [tuple(variable.shape) for variable in encoder.trainable_variables]
+    assert shapes == [(5, 5, 1, 32), (5, 5, 32, 64), (5, 5, 64, 128), (512, 128)]
+
+
+def test_images_of_odd_sides_are_refused():
+    with pytest.raises(ValueError, match="images of 20x20 and a code of 128"):
+        DeepSVDD().fit(np.zeros((2, 20, 20, 1), np.uint8))
