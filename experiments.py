@@ -61,10 +61,12 @@ METHODS = {
         runs=5,
         recipes=_small(epochs=20, batch_size=32, learning_rate=1e-3),
     ),
-    "dagmm": Method(DAGMM, runs=5, recipes=_small(epochs=60, batch_size=64)),
+    "dagmm": Method(DAGMM, runs=5, recipes=_small(epochs=100, batch_size=32)),
     "dsebm": Method(DSEBM, runs=5, recipes=_small(epochs=60, batch_size=32, learning_rate=1e-2)),
     "adgan": Method(
-        ADGAN, runs=1, recipes=_small(epochs=1, batch_size=32, learning_rate=1e-3, n_seeds=1)
+        ADGAN,
+        runs=1,
+        recipes=_small(latent_dim=32, n_seeds=1, epochs=1, batch_size=32, learning_rate=2e-3),
     ),
 }
 
