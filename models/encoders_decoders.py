@@ -6,7 +6,7 @@ from abc import abstractmethod
 
 import keras
 import numpy as np
-from keras import layers
+from keras import layers, ops
 from tqdm.auto import tqdm
 
 from utils.backend import BatchNormalization
@@ -137,7 +137,7 @@ class DeepBaseline(Detector):
             callbacks=[_Progress(description, len(batches))] if self.verbose else [],
         )
         for variable in model.variables:
-            if not np.isfinite(keras.ops.convert_to_numpy(variable)).all():
+            if not np.isfinite(ops.convert_to_numpy(ops.convert_to_tensor(variable))).all():
                 raise ValueError(
                     f"training diverged: {variable.path} is not finite after {len(batches)} steps; "
                     f"lower learning_rate, now {self.learning_rate:g}"

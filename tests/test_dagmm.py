@@ -10,6 +10,10 @@ from utils.backend import input_gradient
 from utils.metrics import auroc
 
 
+def tensors(*arrays):
+    return [keras.ops.convert_to_tensor(array.astype("float32")) for array in arrays]
+
+
 def numpy(tensor):
     return np.asarray(keras.ops.convert_to_numpy(tensor), np.float64)
 
@@ -18,14 +22,14 @@ def numpy(tensor):
 def points():
     rng = np.random.default_rng(0)
     z = rng.normal(size=(60, 4)) @ rng.normal(size=(4, 4)) + 1
-    return z.astype("float32"), rng.dirichlet(np.ones(3), 60).astype("float32")
+    return z.astype("float32"), rng.dirichlet(np.ones(3), 60)
 
 
 def test_mixture_is_the_weighted_mean_and_covariance(points):
     z, membership = points
-    phi, mu, covariance = map(numpy, gaussian_mixture(z, membership, 0.5))
+    phi, mu, covariance = map(numpy, gaussian_mixture(*tensors(z, membership), 0.5))
     for k in range(3):
-        weight = membership[:, k].astype(float)
+        weight = membership[:, k]
         np.testing.assert_allclose(phi[k], weight.mean(), rtol=1e-5)
         np.testing.assert_allclose(mu[k], np.average(z, axis=0, weights=weight), atol=1e-5)
         expected = np.cov(z, rowvar=False, aweights=weight, ddof=0) + 0.5 * np.eye(4)
@@ -34,9 +38,9 @@ def test_mixture_is_the_weighted_mean_and_covariance(points):
 
 def test_energy_is_minus_the_log_likelihood(points):
     z, membership = points
-    mixture = phi, mu, covariance = gaussian_mixture(z, membership, 1e-3)
+    mixture = phi, mu, covariance = gaussian_mixture(*tensors(z, membership), 1e-3)
     z = np.concatenate([z, 50 * z])  # far out, where the likelihood itself is 0 in float32
-    found = energy(z, phi, mu, keras.ops.cholesky(covariance))
+    found = energy(*tensors(z), phi, mu, keras.ops.cholesky(covariance))
     phi, mu, covariance = map(numpy, mixture)
     densities = [multivariate_normal(mu[k], covariance[k]).logpdf(z) for k in range(3)]
     expected = -logsumexp(np.log(phi)[:, None] + densities, axis=0)
@@ -47,8 +51,8 @@ def test_energy_is_minus_the_log_likelihood(points):
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e5])
 def test_degenerate_points_have_finite_energies(scale):
     """All on a line, one component without a member."""
-    z = scale * np.outer(np.linspace(-1, 1, 30), [1, 2, 3, 4]).astype("float32")
-    membership = np.tile(np.float32([0.5, 0.5, 0]), (30, 1))
+    z = scale * np.outer(np.linspace(-1, 1, 30), [1, 2, 3, 4])
+    z, membership = tensors(z, np.tile([0.5, 0.5, 0], (30, 1)))
     phi, mu, covariance = gaussian_mixture(z, membership, 1e-3)
     assert np.isfinite(numpy(energy(z, phi, mu, keras.ops.cholesky(covariance)))).all()
 

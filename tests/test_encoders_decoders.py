@@ -10,7 +10,7 @@ from models.encoders_decoders import convolutional_decoder, convolutional_encode
 from utils.detector import NotFittedError
 
 SMALL = {
-    ADGAN: {"steps_per_epoch": 2, "n_seeds": 2, "scoring_steps": 1, "latent_dim": 8},
+    ADGAN: {"steps_per_epoch": 2, "critic_steps": 1, "n_seeds": 2, "latent_dim": 8},
     DAGMM: {},
     DeepSVDD: {},
     DSEBM: {},
