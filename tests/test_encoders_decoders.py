@@ -70,6 +70,8 @@ def test_epochs_go_through_all_images_in_new_orders():
 @pytest.mark.parametrize("create", SMALL)
 def test_one_constant_image_gives_finite_scores_that_a_seed_repeats(create):
     """Zeros, in the middle of the range: no contrast, no norm, no covariance."""
+    if create is ADGAN and keras.backend.backend() == "jax":
+        pytest.skip("ADGAN does not train on JAX")
     x = np.zeros((1, 16, 16, 1), np.float32)
     noise = np.random.default_rng(0).uniform(-1, 1, (3, 16, 16, 1)).astype("float32")
     x_test = np.concatenate([x, noise])
