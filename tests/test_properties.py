@@ -231,8 +231,9 @@ def settings_of(**values):
         (changes(image_shape=[10**6, 10**6, 3]), "depth 16, widen factor 1 .* make over"),
         (changes(image_shape=[32, 32, 10**9]), "would exhaust memory"),
         (
-            lambda saved: saved["settings"].update(depth=10)
-            or saved.update(image_shape=[10**6] * 3),
+            lambda saved: (
+                saved["settings"].update(depth=10) or saved.update(image_shape=[10**6] * 3)
+            ),
             "would exhaust memory",
         ),
         (changes(image_shape=[8, 8]), "unpack"),
@@ -328,8 +329,9 @@ def test_damaged_model_files_are_refused_or_load(tmp_path, data):
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda children: st.lists(children, max_size=4)
-    | st.dictionaries(st.text(max_size=3), children),
+    lambda children: (
+        st.lists(children, max_size=4) | st.dictionaries(st.text(max_size=3), children)
+    ),
     max_leaves=8,
 )
 PLACES = [
