@@ -117,10 +117,12 @@ def run_one(run: Run, data, options: argparse.Namespace, remaining: int = 1) -> 
     """Train on the class, score the test set, and write the run's file."""
     start = time.perf_counter()
     x = data.x_train[data.y_train == run.class_index][: options.limit_train]
-    x_test, y_test = limited_test(data, options.limit_test, options.seed)
-    normal = y_test == run.class_index
     method = METHODS[run.method]
     detector = method.create(**settings(method, options), seed=options.seed + run.run)
+    limits = [options.limit_test, getattr(detector, "max_test", None)]
+    limit = min((n for n in limits if n is not None), default=None)
+    x_test, y_test = limited_test(data, limit, options.seed)
+    normal = y_test == run.class_index
     run.path.parent.mkdir(parents=True, exist_ok=True)
     if method.resumable:
         estimate = TimeEstimate(detector, len(x), len(x_test), remaining)

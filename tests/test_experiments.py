@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 import experiments
+from utils.detector import Detector
 from utils.results import read_details
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -162,6 +163,29 @@ def test_the_limited_test_set_is_the_same_for_all_classes(digits):
     assert len(x) == len(y) == 50 and len(set(y.tolist())) == 10
     np.testing.assert_array_equal(x, again)
     assert experiments.limited_test(digits, None, 0)[0] is digits.x_test
+
+
+class Brightness(Detector):
+    """Scores at most max_test images, by how near their brightness is to the training images'."""
+
+    def __init__(self, max_test=100, seed=0):
+        self.max_test, self.seed = max_test, seed
+
+    def fit(self, x, y=None):
+        self.mean_, self.seconds_ = x.mean(), {"training": 0.0}
+        return self
+
+    def score_samples(self, x):
+        return -np.abs(x.mean((1, 2, 3)) - self.mean_)
+
+
+@pytest.mark.parametrize("options, scored", [([], 100), (["--limit-test", "80"], 80)])
+def test_a_method_may_score_a_part_of_the_test_set(options, scored, tmp_path, monkeypatch):
+    monkeypatch.setitem(experiments.METHODS, "brightness", experiments.Method(Brightness, runs=1))
+    arguments = ["--methods", "brightness", "--classes", "0", "--recipe", "paper", *options]
+    assert experiments.main([*arguments, "--results-dir", str(tmp_path)]) == 0
+    details = read_details(tmp_path / "digits" / "digits_brightness_0_0.npz")
+    assert details["n_test"] == scored and details["reduced"] == bool(options)
 
 
 def test_every_method_has_the_papers_recipe_and_a_small_one():
