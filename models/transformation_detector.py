@@ -15,19 +15,19 @@ import numpy as np
 from keras import ops
 from tqdm.auto import tqdm
 
-from models.wide_residual_network import create_wide_residual_network
+from models.wide_residual_network import create_wide_residual_network, scale_images
 from transformations import SimpleTransformer, TransformationSet, Transformer, TransformLayer
 from utils.backend import (
     all_transformed,
     backend,
     device_name,
-    pair_batches,
     resolve_precision,
     use_xla,
     versions,
 )
 from utils.detector import Detector, NotFittedError, check_images
 from utils.dirichlet import estimate_alpha, normality_score
+from utils.training import Checkpoint, fit_pairs
 
 SCORES = ("dirichlet", "simplified")
 SCHEDULES = ("constant", "one_cycle")
@@ -175,13 +175,13 @@ class TransformationDetector(Detector):
         images = keras.Input(self.image_shape_, dtype=image_dtype)
         t = keras.Input((), dtype="int32")
         transformed = TransformLayer(self.transformer_.transformations)([images, t])
-        self._trainer = keras.Model([images, t], self.network_(_scale(transformed)))
+        self._trainer = keras.Model([images, t], self.network_(scale_images(transformed)))
 
         k = self.transformer_.n_transforms
         self._scoring_images = max(1, SCORING_BATCH // k)
         images = keras.Input(batch_shape=(self._scoring_images, *image_shape), dtype=image_dtype)
         every = all_transformed(images, self.transformer_.index_maps(height, width))
-        log_p = ops.log_softmax(self.network_(_scale(every)), axis=-1)
+        log_p = ops.log_softmax(self.network_(scale_images(every)), axis=-1)
         self._responder = keras.Model(images, ops.reshape(log_p, (self._scoring_images, k, k)))
         self._responder.compile(jit_compile=use_xla())
 
@@ -202,24 +202,19 @@ class TransformationDetector(Detector):
             metrics=["accuracy"],
             jit_compile=use_xla(),
         )
-        model.optimizer.build(model.trainable_variables)
-        state = _Checkpoint(checkpoint, checkpoint_seconds, self._fingerprint(x))
-        done = state.restore(model)
-        progress = [_Progress(math.ceil(epochs))] if self.verbose else []
-        while done < total_steps:
-            epoch, step = divmod(done, steps_per_epoch)
-            pairs = epoch_pairs(len(x), k, self.seed, epoch)[step * self.batch_size :]
-            pairs = pairs[: (total_steps - done) * self.batch_size]
-            model.fit(
-                pair_batches(x, pairs, k, self.batch_size),
-                initial_epoch=epoch,
-                epochs=epoch + 1,
-                shuffle=False,
-                verbose=self.verbose,
-                callbacks=[state, *progress, *callbacks],
-            )
-            done = int(model.optimizer.iterations)
-        state.save(model)
+        state = Checkpoint(checkpoint, checkpoint_seconds, self._fingerprint(x))
+        fit_pairs(
+            model,
+            x,
+            lambda epoch: epoch_pairs(len(x), k, self.seed, epoch),
+            n_transforms=k,
+            batch_size=self.batch_size,
+            steps_per_epoch=steps_per_epoch,
+            total_steps=total_steps,
+            checkpoint=state,
+            callbacks=callbacks,
+            verbose=self.verbose,
+        )
         return state.seconds
 
     def _learning_rate(self, total_steps):
@@ -462,13 +457,6 @@ def epoch_pairs(n: int, n_transforms: int, seed: int, epoch: int) -> np.ndarray:
     return shuffled
 
 
-def _scale(images):
-    """Bytes to [-1, 1], in float32 whatever the policy; images in [-1, 1] pass."""
-    if images.dtype == "uint8":
-        return keras.layers.Rescaling(2 / 255, -1, dtype="float32")(images)
-    return images
-
-
 def _check_model_path(path):
     path = Path(path)
     if path.suffix != ".keras":
@@ -517,63 +505,3 @@ def _finite(values):
     if not np.isfinite(values).all():
         raise ValueError("alpha and calibration scores must be finite")
     return values
-
-
-class _Progress(keras.callbacks.ProgbarLogger):
-    """Keras's progress bar, told the number of epochs: `fit` is called for one epoch at a time."""
-
-    def __init__(self, epochs):
-        super().__init__()
-        self._all_epochs = epochs
-
-    def set_params(self, params):
-        super().set_params({**params, "epochs": self._all_epochs})
-
-
-class _Checkpoint(keras.callbacks.Callback):
-    """Training's state in one file of Keras's own format: weights, optimiser, steps done, seconds.
-
-    The optimiser's step count is the position in the shuffle. The file is replaced, never
-    rewritten, so it is whole whenever the process dies.
-    """
-
-    def __init__(self, path, every, fingerprint):
-        super().__init__()
-        self.path = None if path is None else Path(path)
-        self.every = every
-        self.fingerprint = fingerprint
-        self.seconds = 0.0
-        self._started = self._saved = time.perf_counter()
-
-    def restore(self, model) -> int:
-        """Puts the file's state into the model; returns the steps done, 0 without a file."""
-        if self.path is None or not self.path.exists():
-            return 0
-        with h5py.File(self.path) as file:
-            fingerprint, seconds = file.attrs["fingerprint"], float(file.attrs["seconds"])
-        if fingerprint != self.fingerprint:
-            raise ValueError(
-                f"{self.path} is the checkpoint of a training with other settings or images: "
-                f"{fingerprint} instead of {self.fingerprint}; delete it to start again"
-            )
-        model.load_weights(self.path)
-        self.seconds = seconds
-        self._started = time.perf_counter()
-        return int(model.optimizer.iterations)
-
-    def on_train_batch_end(self, batch, logs=None):
-        if self.path is not None and time.perf_counter() - self._saved >= self.every:
-            self.save(self.model)
-
-    def save(self, model):
-        now = time.perf_counter()
-        self.seconds += now - self._started
-        self._started = self._saved = now
-        if self.path is None:
-            return
-        partial = self.path.with_name(f".{self.path.name}.part.weights.h5")
-        model.save_weights(partial)
-        with h5py.File(partial, "a") as file:
-            file.attrs["fingerprint"] = self.fingerprint
-            file.attrs["seconds"] = self.seconds
-        os.replace(partial, self.path)

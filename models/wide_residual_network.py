@@ -39,6 +39,43 @@ def create_wide_residual_network(
     return keras.Model(inputs, outputs, name=f"wrn_{depth}_{widen_factor}")
 
 
+def create_two_headed_wide_residual_network(
+    input_shape: tuple[int, int, int],
+    num_categories: int,
+    num_transformations: int,
+    depth: int,
+    widen_factor: int = 1,
+    dropout_rate: float = 0.0,
+    final_activation: str | None = "softmax",
+    *,
+    weight_decay: float = 5e-4,
+    seed: int | None = None,
+    dtype: str | None = None,
+) -> keras.Model:
+    """Section 5.5's network: the same, with a second head on the same features.
+
+    From images (n, h, w, c) in [-1, 1] to a dict of "categories" (n, num_categories) and
+    "transformations" (n, num_transformations). The other arguments and the errors are those of
+    `create_wide_residual_network`.
+    """
+    network = _Layers(weight_decay, seed, dtype)
+    inputs = keras.Input(input_shape, dtype="float32", name="images")
+    x = network.features(inputs, depth, widen_factor, dropout_rate)
+    heads = {"categories": num_categories, "transformations": num_transformations}
+    outputs = {name: network.head(x, n, final_activation, name) for name, n in heads.items()}
+    return keras.Model(inputs, outputs, name=f"two_headed_wrn_{depth}_{widen_factor}")
+
+
+def scale_images(images):
+    """What the networks take of a symbolic batch: bytes become [-1, 1], floats are there already.
+
+    In float32, whatever the policy.
+    """
+    if images.dtype == "uint8":
+        return keras.layers.Rescaling(2 / 255, -1, dtype="float32")(images)
+    return images
+
+
 class _Layers:
     """The network's parts, with the initialisers and the penalty that all of them share."""
 

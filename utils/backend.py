@@ -4,6 +4,7 @@ import os
 import platform
 import resource
 import sys
+from collections.abc import Callable
 from importlib import metadata
 
 import keras
@@ -145,30 +146,38 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return outputs
 
 
-def pair_batches(x: np.ndarray, pairs: np.ndarray, n_transforms: int, batch_size: int):
-    """Batches ([images, t], t) for `Model.fit`, in the order of `pairs`.
+def pair_batches(
+    x: np.ndarray,
+    pairs: np.ndarray,
+    n_transforms: int,
+    batch_size: int,
+    labels: Callable | None = None,
+):
+    """Batches ([images, t], labels) for `Model.fit`, in the order of `pairs`.
 
     x: (n, h, w, c) images, never copied nor transformed. pairs: int32 numbers of (image, t) pairs,
-    image * n_transforms + t. A prefetching tf.data.Dataset on TensorFlow, a PyDataset elsewhere.
+    image * n_transforms + t. labels: a function, by keras.ops, of a batch's image numbers and t,
+    whose default is t. A prefetching tf.data.Dataset on TensorFlow, a PyDataset elsewhere.
     """
+    labels = labels or (lambda image, t: t)
     if backend() != "tensorflow":
-        return _PairBatches(x, pairs, n_transforms, batch_size)
+        return _PairBatches(x, pairs, n_transforms, batch_size, labels)
     import tensorflow as tf
 
     images = tf.constant(x)
 
     def gather(batch):
-        t = batch % n_transforms
-        return (tf.gather(images, batch // n_transforms), t), t
+        image, t = batch // n_transforms, batch % n_transforms
+        return (tf.gather(images, image), t), labels(image, t)
 
     dataset = tf.data.Dataset.from_tensor_slices(pairs).batch(batch_size)
     return dataset.map(gather, num_parallel_calls=1).prefetch(4)
 
 
 class _PairBatches(keras.utils.PyDataset):
-    def __init__(self, x, pairs, n_transforms, batch_size):
+    def __init__(self, x, pairs, n_transforms, batch_size, labels):
         super().__init__()
-        self.x, self.pairs = x, pairs
+        self.x, self.pairs, self.labels = x, pairs, labels
         self.n_transforms, self.batch_size = n_transforms, batch_size
 
     def __len__(self):
@@ -176,8 +185,8 @@ class _PairBatches(keras.utils.PyDataset):
 
     def __getitem__(self, index):
         batch = self.pairs[index * self.batch_size : (index + 1) * self.batch_size]
-        t = batch % self.n_transforms
-        return (self.x[batch // self.n_transforms], t), t
+        image, t = batch // self.n_transforms, batch % self.n_transforms
+        return (self.x[image], t), self.labels(image, t)
 
 
 def all_transformed(images, index_maps: np.ndarray):

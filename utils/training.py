@@ -1,0 +1,122 @@
+"""Training on (image, transformation) pairs that can be stopped at any step and gone on with."""
+
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+
+from utils.backend import pair_batches
+
+
+def fit_pairs(
+    model: keras.Model,
+    x: np.ndarray,
+    epoch_pairs: Callable[[int], np.ndarray],
+    *,
+    n_transforms: int,
+    batch_size: int,
+    steps_per_epoch: int,
+    total_steps: int,
+    checkpoint: "Checkpoint",
+    labels: Callable | None = None,
+    callbacks: list[keras.callbacks.Callback] = (),
+    verbose: int = 1,
+) -> None:
+    """Train a compiled model for total_steps batches, from where the checkpoint left off.
+
+    epoch_pairs: the numbers of an epoch's pairs in their order, steps_per_epoch batches of them.
+    The last epoch is cut where the steps end. x, n_transforms, labels: see
+    `utils.backend.pair_batches`.
+    """
+    model.optimizer.build(model.trainable_variables)
+    done = checkpoint.restore(model)
+    progress = [_Progress(math.ceil(total_steps / steps_per_epoch))] if verbose else []
+    while done < total_steps:
+        epoch, step = divmod(done, steps_per_epoch)
+        pairs = epoch_pairs(epoch)[step * batch_size :][: (total_steps - done) * batch_size]
+        model.fit(
+            pair_batches(x, pairs, n_transforms, batch_size, labels),
+            initial_epoch=epoch,
+            epochs=epoch + 1,
+            shuffle=False,
+            verbose=verbose,
+            callbacks=[checkpoint, *progress, *callbacks],
+        )
+        done = int(model.optimizer.iterations)
+    checkpoint.save(model)
+
+
+class _Progress(keras.callbacks.ProgbarLogger):
+    """Keras's progress bar, told the number of epochs: `fit` is called for one epoch at a time."""
+
+    def __init__(self, epochs):
+        super().__init__()
+        self._all_epochs = epochs
+
+    def set_params(self, params):
+        super().set_params({**params, "epochs": self._all_epochs})
+
+
+class Checkpoint(keras.callbacks.Callback):
+    """Training's state in one file of Keras's own format: weights, optimiser, steps done, seconds.
+
+    The optimiser's step count is the position in the shuffle. The file is replaced, never
+    rewritten, so it is whole whenever the process dies. every: seconds from one file to the next,
+    None for one after each epoch. fingerprint: text that must be equal for training to go on.
+    """
+
+    def __init__(self, path: str | os.PathLike | None, every: float | None, fingerprint: str):
+        super().__init__()
+        self.path = None if path is None else Path(path)
+        self.every = every
+        self.fingerprint = fingerprint
+        self.seconds = 0.0
+        self._started = self._saved = time.perf_counter()
+
+    def restore(self, model) -> int:
+        """Puts the file's state into the model; returns the steps done, 0 without a file.
+
+        Raises ValueError for the file of another training.
+        """
+        if self.path is None or not self.path.exists():
+            return 0
+        with h5py.File(self.path) as file:
+            fingerprint, seconds = file.attrs["fingerprint"], float(file.attrs["seconds"])
+        if fingerprint != self.fingerprint:
+            raise ValueError(
+                f"{self.path} is the checkpoint of a training with other settings or images: "
+                f"{fingerprint} instead of {self.fingerprint}; delete it to start again"
+            )
+        model.load_weights(self.path)
+        self.seconds = seconds
+        self._started = time.perf_counter()
+        return int(model.optimizer.iterations)
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.path is None or self.every is None:
+            return
+        if time.perf_counter() - self._saved >= self.every:
+            self.save(self.model)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.every is None:
+            self.save(self.model)
+
+    def save(self, model):
+        """Writes the file, where there is one to write, and brings `seconds` up to now."""
+        now = time.perf_counter()
+        self.seconds += now - self._started
+        self._started = self._saved = now
+        if self.path is None:
+            return
+        partial = self.path.with_name(f".{self.path.name}.part.weights.h5")
+        model.save_weights(partial)
+        with h5py.File(partial, "a") as file:
+            file.attrs["fingerprint"] = self.fingerprint
+            file.attrs["seconds"] = self.seconds
+        os.replace(partial, self.path)
