@@ -1,0 +1,189 @@
+import functools
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.ndimage import gaussian_filter as scipy_gaussian_filter
+from scipy.special import softmax
+
+import intuition_experiments as experiment
+from models.transformation_detector import simplified_score
+from transformations import SimpleTransformer, TransformationSet
+from utils.dirichlet import estimate_alpha
+
+
+@pytest.fixture(scope="module")
+def threes(digits):
+    return digits.x_train[digits.y_train == 3].astype("float32") / 255
+
+
+@pytest.fixture(scope="module")
+def network(threes):
+    return experiment.train_network(threes, SimpleTransformer(), epochs=30)
+
+
+@pytest.mark.parametrize("sigma", [0.28, 0.5, 1.3])
+def test_gaussian_filter_is_scipys(sigma):
+    x = np.random.default_rng(0).random((3, 9, 12, 2)).astype("float32")
+    expected = scipy_gaussian_filter(x, (0, sigma, sigma, 0))
+    found = keras.ops.convert_to_numpy(experiment.gaussian_filter(x, sigma))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_the_ascent_takes_the_steps_that_its_docstring_says():
+    """Against NumPy, on a linear network, whose gradient is taken by central differences."""
+    rng = np.random.default_rng(3)
+    pair = TransformationSet([(False, 0, 0, 0), (True, 1, 0, 0)])
+    inputs = keras.Input((4, 5, 1))
+    dense = keras.layers.Dense(2)
+    network = keras.Model(inputs, dense(keras.layers.Flatten()(inputs)))
+    w = rng.normal(size=(20, 2))
+    dense.set_weights([w, np.zeros(2)])
+
+    def score(image):
+        views = [pair.transform_batch(image[None], [i]).ravel() for i in (0, 1)]
+        return np.mean([softmax(view @ w)[i] for i, view in enumerate(views)])
+
+    def gradient(image):
+        slope = np.empty_like(image)
+        for at in np.ndindex(image.shape):
+            up, down = image.copy(), image.copy()
+            up[at], down[at] = up[at] + 1e-6, down[at] - 1e-6
+            slope[at] = (score(up) - score(down)) / 2e-6
+        return slope
+
+    x = rng.random((3, 4, 5, 1))
+    expected = []
+    for image in x:
+        for _ in range(3):
+            slope = gradient(image)
+            weight = abs(slope * image)
+            slope[weight < np.quantile(weight, 0.7)] = 0
+            image = scipy_gaussian_filter(image + 0.5 * slope, (0.4, 0.4, 0))
+        image = np.clip(image, 0, 1)
+        expected.append(np.where(image < np.quantile(image, 0.7), 0, image))
+    found = experiment.ascend(network, x, pair, steps=3, step_size=0.5, quantile=0.7, sigma=0.4)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_the_ascent_raises_the_score(network, digits):
+    zeros = digits.x_test[digits.y_test == 0][:6].astype("float32") / 255
+    simple = SimpleTransformer()
+    found = experiment.ascend(network, zeros, simple, steps=40)
+    before, after = (
+        simplified_score(experiment.log_responses(network, x, simple)) for x in (zeros, found)
+    )
+    assert (after > before).all() and after.mean() > before.mean() + 0.1
+    alone = experiment.ascend(network, zeros[2:3], simple, steps=40)
+    np.testing.assert_allclose(alone[0], found[2], atol=1e-3)
+
+
+def test_the_network_tells_threes_transformations_apart(network, threes):
+    log_p = experiment.log_responses(network, threes, SimpleTransformer())
+    assert log_p.shape == (len(threes), 8, 8)
+    np.testing.assert_allclose(np.exp(log_p).sum(-1), 1)
+    assert (log_p.argmax(-1) == np.arange(8)).mean() > 0.9
+
+
+@pytest.fixture
+def data_dir(tmp_path):
+    rng = np.random.default_rng(0)
+    y = np.arange(80) % 10
+    x = rng.integers(0, 256, (80, 28, 28, 1), dtype=np.uint8)
+    np.savez(tmp_path / "mnist.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    return tmp_path
+
+
+def test_a_run_measures_the_test_images_of_both_digits(digits, monkeypatch):
+    """Both AUROCs, again from the network that the run trained."""
+    kept = []
+
+    def train(*arguments, **settings):
+        kept.append(train_network(*arguments, **settings))
+        return kept[-1]
+
+    train_network = experiment.train_network
+    monkeypatch.setattr(experiment, "train_network", train)
+    pair = TransformationSet([(False, 0, 0, 0), (True, 0, 0, 0)])
+    row = experiment.run_pair(digits, 3, 8, pair, epochs=20, seed=0)
+    responses = [
+        experiment.log_responses(kept[0], x.astype("float32") / 255, pair)
+        for x in (
+            digits.x_train[digits.y_train == 3],
+            digits.x_test[digits.y_test == 3],
+            digits.x_test[digits.y_test == 8],
+        )
+    ]
+    simplified = [np.exp(each[:, [0, 1], [0, 1]]).mean(1) for each in responses]
+    alpha = estimate_alpha(np.exp(responses[0]).mean(0), responses[0].mean(0))
+    dirichlet = [((alpha - 1) * each).sum((1, 2)) for each in responses]
+    for name, (_, normal, anomaly) in {"simplified": simplified, "dirichlet": dirichlet}.items():
+        wins = (normal[:, None] > anomaly) + 0.5 * (normal[:, None] == anomaly)
+        assert row[name] == pytest.approx(100 * wins.mean(), abs=1e-2)
+    assert row["dirichlet"] > 80
+
+
+def test_the_command_runs_each_pair_once(data_dir, capsys, monkeypatch):
+    made = []
+
+    def run_pair(data, *arguments):
+        made.append(arguments)
+        return {"dirichlet": 90.0 + len(made), "simplified": 80.0 + len(made) ** 2, "seconds": 1.0}
+
+    monkeypatch.setattr(experiment, "run_pair", run_pair)
+    command = ["--pairs", "--epochs", "1", "--seeds", "2", "--data-dir", str(data_dir)]
+    command += ["--results-dir", str(data_dir / "results")]
+    assert experiment.main(command) == 0
+    path = data_dir / "results" / "intuition" / "pairs.csv"
+    runs = pd.read_csv(path)
+    assert len(runs) == len(made) == 8
+    assert not runs[experiment.KEY].duplicated().any()
+    table = experiment.summarise(path)
+    assert table["published"].tolist() == [64.6, 95.7, 91.9, 91.9]
+    for _, row in table.iterrows():
+        same = (runs[experiment.KEY[:3]] == row[experiment.KEY[:3]]).all(axis=1)
+        assert row["dirichlet"] == pytest.approx(runs.loc[same, "dirichlet"].mean())
+        assert row["simplified_sem"] == pytest.approx(runs.loc[same, "simplified"].sem())
+    assert "| 8 | 3 | identity; flip | 93.0 ± 2.0 |" in capsys.readouterr().out
+    assert experiment.main(command) == 0
+    assert len(made) == 8
+    pd.testing.assert_frame_equal(pd.read_csv(path), runs)
+    own = ["--normal", "4", "--anomaly", "9", "--transformations", "0,0,0,0", "1,-3,2,1"]
+    assert experiment.main(command[1:] + own) == 0
+    assert (
+        pd.read_csv(path)["transformations"].tolist()[8:]
+        == ["identity | flip, translate (-3, +2), rotate 90"] * 2
+    )
+    assert not list(path.parent.glob(".*"))
+
+
+def test_the_command_draws_the_figure(data_dir, capsys, monkeypatch):
+    ascend = functools.partial(experiment.ascend, steps=2)
+    monkeypatch.setattr(experiment, "ascend", ascend)
+    command = ["--figure", "--epochs", "1", "--data-dir", str(data_dir)]
+    assert experiment.main([*command, "--results-dir", str(data_dir)]) == 0
+    assert (data_dir / "intuition" / "figure1.png").read_bytes()[:4] == b"\x89PNG"
+    assert "of threes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "command, message",
+    [
+        (["--normal", "4"], "go together"),
+        (["--normal", "4", "--anomaly", "4"], "both 4"),
+        (["--transformations", "0,0,0,7"], "0,0,0,7"),
+        (["--transformations", "0,28,0,0"], "smaller translations"),
+        (["--seeds", "0"], "at least 1"),
+    ],
+)
+def test_what_makes_no_sense_is_named(command, message, capsys):
+    with pytest.raises(SystemExit):
+        experiment.main(command)
+    assert message in capsys.readouterr().err
+
+
+def test_missing_images_are_named(tmp_path, capsys):
+    (tmp_path / "mnist.npz").write_bytes(b"nothing")
+    assert experiment.main(["--data-dir", str(tmp_path), "--results-dir", str(tmp_path)]) == 2
+    assert "mnist.npz is damaged" in capsys.readouterr().err
