@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from utils.images import ImageError, read_folder
+
 CIFAR10 = [
     "airplane",
     "automobile",
@@ -140,6 +142,53 @@ def load_dataset(name: str, data_dir: str | os.PathLike = "data", *, pad: bool =
         for key in ("x_train", "x_test"):
             arrays[key] = np.pad(arrays[key], [(0, 0), edge, edge, (0, 0)])
     return Dataset(name, **arrays, class_names=layout.class_names)
+
+
+def load_test_images(
+    name: str, data_dir: str | os.PathLike = "data", image_shape: tuple = (32, 32, 3)
+) -> np.ndarray:
+    """Images to tell a labelled data set's from (section 5.5): (n, h, w, c) uint8.
+
+    `tiny_imagenet` is read from `<data_dir>/tiny_imagenet.npz` (array x_test) or from the images in
+    the folder `<data_dir>/tiny_imagenet/`, which are resized. Any other name is that of a data set
+    of `load_dataset`, whose test images are taken; grey ones get three equal channels.
+
+    Raises DatasetError as `load_dataset` does, and for images of another size.
+    """
+    if name == "tiny_imagenet":
+        x, source = _tiny_imagenet(Path(data_dir), image_shape[0])
+    else:
+        x, source = load_dataset(name, data_dir).x_test, f"{name} in {data_dir}/"
+    if x.ndim == 4 and x.shape[-1] == 1:
+        x = np.repeat(x, image_shape[-1], axis=-1)
+    if x.ndim != 4 or x.shape[1:] != tuple(image_shape) or x.dtype != np.uint8 or not len(x):
+        expected = ", ".join(["n", *map(str, image_shape)])
+        raise DatasetError(
+            f"{source}: x_test is {x.dtype} of shape {x.shape}, expected uint8 ({expected})"
+        )
+    return x
+
+
+def _tiny_imagenet(data_dir, side):
+    npz, folder = data_dir / "tiny_imagenet.npz", data_dir / "tiny_imagenet"
+    if npz.exists():
+        arrays = _read_npz(npz)
+        if "x_test" not in arrays:
+            raise DatasetError(f"{npz} has no array x_test")
+        return arrays["x_test"], npz
+    if not folder.is_dir():
+        raise DatasetError(
+            f"{npz} and {folder}/ are missing, and this data set cannot be downloaded here: put "
+            f"there an .npz with uint8 x_test (n, {side}, {side}, 3), or a folder of the images"
+        )
+    try:
+        found = read_folder(folder, side)
+    except ImageError as error:
+        raise DatasetError(str(error)) from error
+    if found.skipped:
+        path, reason = found.skipped[0]
+        raise DatasetError(f"{path}: {reason}; put the original file there")
+    return found.images, folder
 
 
 def _read_npz(path):

@@ -1,0 +1,260 @@
+import argparse
+import json
+
+import keras
+import numpy as np
+import pytest
+from scipy.special import softmax
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+import multiclass_experiment as experiment
+from models.wide_residual_network import create_two_headed_wide_residual_network
+from transformations import SimpleTransformer
+from utils.datasets import DatasetError, load_test_images
+from utils.optimizers import SGD
+
+# ------------------------------------------------------------------------------------- optimiser
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_sgd_is_pytorchs(nesterov):
+    """Against its rule in NumPy, and against PyTorch where that is installed."""
+    rng = np.random.default_rng(0)
+    start, gradients = rng.normal(size=4), rng.normal(size=(9, 4))
+    rates = [0.1] * 3 + [0.02] * 3 + [0.004] * 3
+    w, v, expected = start.copy(), 0, []
+    for rate, gradient in zip(rates, gradients, strict=True):
+        v = 0.9 * v + gradient
+        w = w - rate * (gradient + 0.9 * v if nesterov else v)
+        expected.append(w)
+    variable = keras.Variable(start, dtype="float32")
+    sgd = SGD(0.1, momentum=0.9, nesterov=nesterov)
+    found = []
+    for rate, gradient in zip(rates, gradients, strict=True):
+        sgd.learning_rate = rate
+        sgd.apply([keras.ops.convert_to_tensor(gradient, "float32")], [variable])
+        found.append(keras.ops.convert_to_numpy(variable.value).copy())
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    try:
+        import torch
+    except ImportError:
+        return
+    parameter = torch.nn.Parameter(torch.tensor(start))
+    theirs = torch.optim.SGD([parameter], 0.1, momentum=0.9, nesterov=nesterov)
+    for rate, gradient in zip(rates, gradients, strict=True):
+        theirs.param_groups[0]["lr"] = rate
+        parameter.grad = torch.tensor(gradient)
+        theirs.step()
+    np.testing.assert_allclose(parameter.detach().numpy(), expected[-1], rtol=1e-12)
+
+
+def test_the_learning_rate_drops_at_epochs_60_120_and_160_of_200():
+    schedule = experiment.step_schedule(0.1, 200 * 391)
+    for epoch, before, after in ((60, 0.1, 0.02), (120, 0.02, 0.004), (160, 0.004, 0.0008)):
+        assert float(schedule(epoch * 391 - 1)) == pytest.approx(before)
+        assert float(schedule(epoch * 391)) == pytest.approx(after)
+    assert float(schedule(0)) == pytest.approx(0.1)
+    # in proportion where training is shorter, and where it is a single step
+    assert [round(float(experiment.step_schedule(0.1, 10)(i)), 4) for i in (2, 3)] == [0.1, 0.02]
+    assert float(experiment.step_schedule(0.1, 1)(0)) <= 0.1
+
+
+# -------------------------------------------------------------------------------------- training
+
+
+def test_every_image_once_an_epoch_under_a_transformation_of_its_own():
+    one, two = experiment.random_pairs(500, 72, 3, 0), experiment.random_pairs(500, 72, 3, 1)
+    np.testing.assert_array_equal(one, experiment.random_pairs(500, 72, 3, 0))
+    for pairs in (one, two):
+        np.testing.assert_array_equal(np.sort(pairs // 72), np.arange(500))
+        assert np.bincount(pairs % 72, minlength=72).max() < 25  # 7 on average
+    assert not np.array_equal(one // 72, two // 72)
+    assert np.mean((one % 72)[np.argsort(one // 72)] == (two % 72)[np.argsort(two // 72)]) < 0.1
+
+
+def two_headed(seed=0):
+    return create_two_headed_wide_residual_network(
+        (16, 16, 1), 10, 8, depth=10, final_activation=None, seed=seed
+    )
+
+
+class History(keras.callbacks.Callback):
+    def __init__(self, stop_after=None):
+        super().__init__()
+        self.logs, self.stop_after = [], stop_after
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.logs.append(dict(logs))
+        if epoch + 1 == self.stop_after:
+            raise KeyboardInterrupt
+
+
+def test_both_heads_learn(digits):
+    network, history = two_headed(), History()
+    experiment.train_network(
+        network,
+        digits.x_train,
+        digits.y_train,
+        SimpleTransformer(),
+        epochs=8,
+        batch_size=64,
+        callbacks=[history],
+        verbose=0,
+    )
+    losses = [logs["loss"] for logs in history.logs]
+    assert losses[-1] < 0.6 * losses[0]
+    assert history.logs[-1]["categories_accuracy"] > 0.7
+    assert history.logs[-1]["transformations_accuracy"] > 0.6
+    assert experiment.accuracy(network, digits.x_test, digits.y_test) > 0.6
+
+
+def test_resumed_training_ends_with_the_weights_of_the_unbroken(digits, tmp_path):
+    x, y = digits.x_train[:150], digits.y_train[:150]
+
+    def train(network, **settings):
+        experiment.train_network(
+            network, x, y, SimpleTransformer(), batch_size=32, verbose=0, **settings
+        )
+        return network.get_weights()
+
+    unbroken = train(two_headed(), epochs=3)
+    checkpoint = tmp_path / "run.checkpoint.weights.h5"
+    with pytest.raises(KeyboardInterrupt):
+        train(two_headed(), epochs=3, checkpoint=checkpoint, callbacks=[History(stop_after=2)])
+    history = History()
+    resumed = train(two_headed(seed=9), epochs=3, checkpoint=checkpoint, callbacks=[history])
+    assert len(history.logs) == 1
+    for one, other in zip(resumed, unbroken, strict=True):
+        np.testing.assert_array_equal(one, other)
+    with pytest.raises(ValueError, match="checkpoint of a training with other settings"):
+        train(two_headed(), epochs=4, checkpoint=checkpoint)
+
+
+def test_a_network_of_categories_alone_is_trained_on_augmented_images(digits):
+    transformations = experiment.augmentations()
+    assert len(transformations) == 2 * 9 * 9
+    assert {(t.flip, t.k) for t in transformations.transformations} == {(False, 0), (True, 0)}
+    network = experiment.create_network((16, 16, 1), 10, False, OPTIONS, dtype="float32")
+    history = History()
+    experiment.train_network(
+        network,
+        digits.x_train[:300],
+        digits.y_train[:300],
+        transformations,
+        epochs=2,
+        batch_size=50,
+        callbacks=[history],
+        verbose=0,
+    )
+    assert set(history.logs[0]) == {"loss", "accuracy"}
+
+
+OPTIONS = argparse.Namespace(depth=10, widen_factor=1, seed=0)
+
+
+# --------------------------------------------------------------------------------------- scoring
+
+
+def test_scores_are_the_mean_probability_of_the_right_transformation():
+    x = np.random.default_rng(0).integers(0, 256, (11, 32, 32, 3), dtype=np.uint8)
+    network = experiment.create_network((32, 32, 3), 10, True, OPTIONS, dtype="float32")
+    transformations = experiment.two_headed_transformations()
+    expected = np.zeros(11)
+    for t in range(72):
+        moved = transformations.transform_batch(x, np.full(11, t))
+        logits = network(2 * (moved.astype("float32") / 255) - 1)["transformations"]
+        expected += softmax(keras.ops.convert_to_numpy(logits), axis=1)[:, t] / 72
+    scores = experiment.simplified_scores(network, x)
+    assert scores.dtype == np.float64
+    np.testing.assert_allclose(scores, expected, rtol=1e-4)
+
+
+# --------------------------------------------------------------------------------------- command
+
+
+@pytest.fixture
+def data_dir(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
+    y = np.arange(20) % 10
+    np.savez(tmp_path / "cifar10.npz", x_train=x, y_train=y, x_test=x[:7], y_test=y[:7])
+    np.savez(tmp_path / "tiny_imagenet.npz", x_test=x[::-1] // 2)
+    return tmp_path
+
+
+def test_the_command_trains_scores_and_reports_once(data_dir, capsys):
+    command = ["--depth", "10", "--widen-factor", "1", "--epochs", "2", "--limit-test", "5"]
+    command += ["--data-dir", str(data_dir), "--results-dir", str(data_dir), "--verbose", "0"]
+    assert experiment.main([*command, "--precision", "mixed_bfloat16"]) == 0
+    path = data_dir / "multiclass" / "tiny_imagenet_wrn_10_1_0.npz"
+    arrays, details = experiment.read_result(path)
+    np.testing.assert_array_equal(arrays["normal"], [True] * 5 + [False] * 5)
+    assert details["precision"] == "mixed_bfloat16"
+    assert details["settings"]["odin"] == {"temperature": 1000, "perturbation": 0.0014}
+    table = capsys.readouterr().out
+    for method in experiment.METHODS:
+        row = next(line for line in table.splitlines() if f"| {method} |" in line)
+        cells = [cell.strip() for cell in row.split("|")[1:-1]]
+        assert cells[2] == "reduced: WRN-10-1, 2 epochs, 5 test images a set"
+        scores = arrays[f"scores_{method}"]
+        assert float(cells[4]) == round(100 * roc_auc_score(arrays["normal"], scores), 1)
+    assert "95.7 / 96.1 / 95.4" in table and "92.1 / 89.0 / 93.6" in table
+    before = path.read_bytes()
+    assert experiment.main(command) == 0
+    assert path.read_bytes() == before
+    assert experiment.main([*command, "--perturbation", "0.002"]) == 2
+    assert "choose another --results-dir" in capsys.readouterr().err
+
+
+def test_the_areas_are_those_of_the_positive_class_that_their_name_says(tmp_path):
+    rng = np.random.default_rng(0)
+    normal = np.arange(3000) < 1000
+    scores = rng.normal(size=3000) + normal
+    folder = tmp_path / "multiclass"
+    details = {"out": "cifar100", "recipe": "paper", "seed": 0}
+    details["accuracy"] = {"two_headed": 0.5, "one_headed": 0.6}
+    arrays = {f"scores_{method}": scores for method in experiment.METHODS}
+    folder.mkdir()
+    np.savez(
+        folder / "cifar100_wrn_16_8_0.npz",
+        normal=normal,
+        details=np.array(json.dumps(details)),
+        **arrays,
+    )
+    row = experiment.report(folder).splitlines()[2]
+    auroc, aupr_in, aupr_out = (float(cell) for cell in row.split("|")[5:8])
+    assert auroc == pytest.approx(100 * roc_auc_score(normal, scores), abs=0.051)
+    expected = 100 * average_precision_score(normal, scores)
+    assert aupr_in == pytest.approx(expected, abs=0.3)
+    expected = 100 * average_precision_score(~normal, -scores)
+    assert aupr_out == pytest.approx(expected, abs=0.3)
+
+
+def test_other_test_images(data_dir, tmp_path):
+    grey = np.arange(2 * 28 * 28, dtype=np.uint8).reshape(2, 28, 28, 1)
+    labels = np.array([0, 9])
+    np.savez(tmp_path / "mnist.npz", x_train=grey, y_train=labels, x_test=grey, y_test=labels)
+    found = load_test_images("mnist", tmp_path)
+    assert found.shape == (2, 32, 32, 3)
+    np.testing.assert_array_equal(found[:, 2:-2, 2:-2, 1], grey[..., 0])
+    (data_dir / "tiny_imagenet.npz").unlink()
+    with pytest.raises(DatasetError, match=r"tiny_imagenet\.npz and .* are missing"):
+        load_test_images("tiny_imagenet", data_dir)
+    folder = data_dir / "tiny_imagenet" / "images"
+    folder.mkdir(parents=True)
+    image = np.repeat(np.repeat(found[0], 2, axis=0), 2, axis=1)
+    keras.utils.save_img(folder / "test_0.png", image, scale=False)
+    np.testing.assert_array_equal(load_test_images("tiny_imagenet", data_dir), found[:1])
+    (folder / "test_1.png").write_bytes(b"nothing")
+    with pytest.raises(DatasetError, match=r"test_1\.png"):
+        load_test_images("tiny_imagenet", data_dir)
+    np.savez(data_dir / "tiny_imagenet.npz", x_test=image[None])
+    with pytest.raises(DatasetError, match=r"shape \(1, 64, 64, 3\), expected"):
+        load_test_images("tiny_imagenet", data_dir)
+
+
+@pytest.mark.parametrize("option", ["--epochs", "--limit-train", "--limit-test"])
+def test_what_makes_no_sense_is_named(option, capsys):
+    with pytest.raises(SystemExit):
+        experiment.main([option, "0"])
+    assert f"{option} is 0" in capsys.readouterr().err
