@@ -234,7 +234,7 @@ class TimeEstimate(keras.callbacks.Callback):
         self.done = True
         speed = self.batches * self.detector.batch_size / (now - self.start)
         samples = self.detector.training_samples(self.n_train)
-        passes = (self.n_train + self.n_test) * self.detector.transformer_.n_transforms
+        passes = self.detector.scoring_passes(self.n_train, self.n_test)
         hours = self.remaining * (samples + passes / 4) / speed / 3600
         text = f"\n{speed:.0f} images/s: about {hours:.1f} hours for the {self.remaining} runs left"
         if hours > 1:

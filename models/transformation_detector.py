@@ -13,6 +13,7 @@ import h5py
 import keras
 import numpy as np
 from keras import ops
+from scipy.special import logsumexp
 from tqdm.auto import tqdm
 
 from models.wide_residual_network import create_wide_residual_network, scale_images
@@ -29,7 +30,8 @@ from utils.detector import Detector, NotFittedError, check_images
 from utils.dirichlet import estimate_alpha, normality_score
 from utils.training import Checkpoint, fit_pairs
 
-SCORES = ("dirichlet", "simplified")
+SCORES = ("dirichlet", "simplified", "rotation")
+SCORED = ("all", "unflipped")
 SCHEDULES = ("constant", "one_cycle")
 
 RECIPES = {
@@ -41,6 +43,9 @@ RECIPES = {
         "weight_decay": 0.0,
         "widen_factor": 2,
         "epochs": 1.2,
+        "score": "rotation",
+        "scored": "unflipped",
+        "alpha_images": 500,
     },
     "small": {
         "schedule": "one_cycle",
@@ -58,14 +63,14 @@ MAX_ACTIVATIONS = 2**32
 """A layer's numbers while scoring, over which `load` takes a file for absurd: 14 times the paper's
 at 64x64."""
 
-FORMAT = 1
+FORMAT = 2
 
 
 class TransformationDetector(Detector):
     """Anomaly detection by geometric transformations.
 
-    transformations: "full" (72), "simple" (8) or a `TransformationSet`. score: "dirichlet" (section
-    4.2) or "simplified" (its last paragraph). None is the paper's value at the images' size:
+    transformations: "full" (72), "simple" (8) or a `TransformationSet`. None is the paper's value
+    at the images' size:
 
     - translation, of the full set: a quarter of the side, 8 pixels at 32x32 and 16 at 64x64;
     - depth, widen_factor: 10, 4 up to 32x32 and 16, 8 above;
@@ -77,7 +82,16 @@ class TransformationDetector(Detector):
     computes it. The same seed gives the same initial weights and, on any backend, the same order
     of pairs.
 
-    After `fit`: network_ (images to logits), transformer_, alpha_ (k, k) float64, precision_,
+    score: "dirichlet" (section 4.2), "simplified" (its last paragraph) or "rotation", which is not
+    the paper's: the Dirichlet score of the rotation alone, from responses summed over flips and
+    shifts. Sums of a Dirichlet vector's components are a Dirichlet vector too. Most of the 72
+    components are nearly 0, and their logarithms decide the paper's score; of the sums there are
+    four. scored: the transformations under which an image is scored, "all", or "unflipped", half as
+    many. alpha_images: alpha is estimated from a random so many of the training images, None from
+    all of them.
+
+    After `fit`, for m scored of k transformations: network_ (images to logits), transformer_,
+    scored_ (m,) their indices, alpha_ (m, k) float64, rotation_alpha_ (m, rotations), precision_,
     found_ (how many transformed images training saw), seconds_, the time of training, of
     estimating alpha and of the last scoring, and details_: on how many images, with what. Pickles
     and copies are made by `save` and `load`.
@@ -88,6 +102,8 @@ class TransformationDetector(Detector):
         transformations: str | TransformationSet = "full",
         *,
         score: str = "dirichlet",
+        scored: str = "all",
+        alpha_images: int | None = None,
         translation: int | None = None,
         depth: int | None = None,
         widen_factor: int | None = None,
@@ -103,6 +119,8 @@ class TransformationDetector(Detector):
     ):
         self.transformations = transformations
         self.score = score
+        self.scored = scored
+        self.alpha_images = alpha_images
         self.translation = translation
         self.depth = depth
         self.widen_factor = widen_factor
@@ -143,7 +161,7 @@ class TransformationDetector(Detector):
         self.seconds_ = {"training": self._train(x, checkpoint, checkpoint_seconds, callbacks)}
         self.found_ = {"training_samples": self.training_samples(len(x))}
         start = time.perf_counter()
-        self.alpha_ = self._estimate_alpha(x)
+        self._estimate_alpha(x)
         self.seconds_["alpha"] = time.perf_counter() - start
         self.details_ = {
             "images": len(x),
@@ -155,7 +173,7 @@ class TransformationDetector(Detector):
         return self
 
     def _build(self, image_shape, image_dtype):
-        """The untrained network and the two models that feed it: one to train, one to score."""
+        """The untrained network and the models that feed it: to train, to score, to explain."""
         self.image_shape_, self.image_dtype_ = tuple(image_shape), image_dtype
         height, width, _ = image_shape
         self.transformer_ = self._resolve_transformations(min(height, width))
@@ -177,13 +195,20 @@ class TransformationDetector(Detector):
         transformed = TransformLayer(self.transformer_.transformations)([images, t])
         self._trainer = keras.Model([images, t], self.network_(scale_images(transformed)))
 
-        k = self.transformer_.n_transforms
-        self._scoring_images = max(1, SCORING_BATCH // k)
-        images = keras.Input(batch_shape=(self._scoring_images, *image_shape), dtype=image_dtype)
-        every = all_transformed(images, self.transformer_.index_maps(height, width))
-        log_p = ops.log_softmax(self.network_(scale_images(every)), axis=-1)
-        self._responder = keras.Model(images, ops.reshape(log_p, (self._scoring_images, k, k)))
-        self._responder.compile(jit_compile=use_xla())
+        self.scored_ = self._resolve_scored()
+        self._responder = self._create_responder(self.scored_)
+
+    def _create_responder(self, indices):
+        """The model from images to log y(T_i(x)) for the transformations i of some indices."""
+        height, width, _ = self.image_shape_
+        k, m = self.transformer_.n_transforms, len(indices)
+        b = max(1, SCORING_BATCH // m)
+        images = keras.Input(batch_shape=(b, *self.image_shape_), dtype=self.image_dtype_)
+        moved = all_transformed(images, self.transformer_.index_maps(height, width)[indices])
+        log_p = ops.log_softmax(self.network_(scale_images(moved)), axis=-1)
+        responder = keras.Model(images, ops.reshape(log_p, (b, m, k)))
+        responder.compile(jit_compile=use_xla())
+        return responder
 
     def _architecture(self, side):
         large = side > 32
@@ -235,6 +260,10 @@ class TransformationDetector(Detector):
         """How many transformed images training on n images sees."""
         return round(self._epochs() * n * self.transformer_.n_transforms)
 
+    def scoring_passes(self, n: int, n_scored: int) -> int:
+        """How many forward passes alpha takes after training on n images, and n_scored images."""
+        return (min(n, self.alpha_images or n) + n_scored) * len(self.scored_)
+
     # ------------------------------------------------------------------------------------- scoring
 
     def score_samples(self, x: np.ndarray) -> np.ndarray:
@@ -246,15 +275,27 @@ class TransformationDetector(Detector):
         return self.score_variants(x)[self.score]
 
     def score_variants(self, x: np.ndarray) -> dict[str, np.ndarray]:
-        """Both scores, "dirichlet" and "simplified", from one pass over the images."""
+        """All scores by name from one pass over the images, the one of `score` first.
+
+        "rotation" is among them where the transformations have different rotations.
+        """
         x = self._check_scored(x)
         start = time.perf_counter()
-        scores = {name: np.empty(len(x)) for name in SCORES}
+        names = [name for name in SCORES if name != "rotation" or self._has_rotations()]
+        names.sort(key=lambda name: name != self.score)
+        scores = {name: np.empty(len(x)) for name in names}
         for part, log_p in self._responses(x, "scoring"):
-            scores["dirichlet"][part] = normality_score(self.alpha_, log_p)
-            scores["simplified"][part] = simplified_score(log_p)
+            for name in names:
+                scores[name][part] = self._score(name, log_p)
         self.seconds_["scoring"] = time.perf_counter() - start
         return scores
+
+    def _score(self, name, log_p):
+        if name == "dirichlet":
+            return normality_score(self.alpha_, log_p)
+        if name == "simplified":
+            return simplified_score(log_p, self.scored_)
+        return normality_score(self.rotation_alpha_, rotation_responses(log_p, self._rotations()))
 
     def responses(self, x: np.ndarray) -> np.ndarray:
         """The softmax responses y(T_i(x)) to every transformation: float32 (n, k, k).
@@ -262,10 +303,12 @@ class TransformationDetector(Detector):
         Row i holds the probabilities of each transformation to be what was done, where T_i was.
         Raises as `score_samples`.
         """
-        parts = [
-            np.exp(p).astype("f4") for _, p in self._responses(self._check_scored(x), "explaining")
-        ]
-        return np.concatenate(parts)
+        x = self._check_scored(x)
+        k = self.transformer_.n_transforms
+        whole = len(self.scored_) == k
+        responder = self._responder if whole else self._create_responder(np.arange(k))
+        parts = self._responses(x, "explaining", responder)
+        return np.concatenate([np.exp(log_p).astype("f4") for _, log_p in parts])
 
     def _check_scored(self, x):
         if not hasattr(self, "alpha_"):
@@ -273,17 +316,30 @@ class TransformationDetector(Detector):
         return check_images(x, self.image_shape_, self.image_dtype_)
 
     def _estimate_alpha(self, x):
-        """Section 4.2's alpha_i for every transformation, from two running (k, k) sums."""
-        k = self.transformer_.n_transforms
-        sum_p, sum_log_p = np.zeros((k, k)), np.zeros((k, k))
+        """Section 4.2's alpha_i of every scored transformation, from running sums (m, k)."""
+        n = min(len(x), self.alpha_images or len(x))
+        if n < len(x):
+            x = x[np.sort(np.random.default_rng(self.seed).choice(len(x), n, replace=False))]
+        sums = rotation_sums = 0.0
         for _, log_p in self._responses(x, "estimating alpha"):
-            sum_p += np.exp(log_p).sum(0)
-            sum_log_p += log_p.sum(0)
-        return estimate_alpha(sum_p / len(x), sum_log_p / len(x))
+            sums += _sums(log_p)
+            if self._has_rotations():
+                rotation_sums += _sums(rotation_responses(log_p, self._rotations()))
+        self.alpha_ = estimate_alpha(*sums / n)
+        if self._has_rotations():
+            self.rotation_alpha_ = estimate_alpha(*rotation_sums / n)
 
-    def _responses(self, x, description):
-        """Yields (slice of x, its log-softmax responses (b, k, k) in float64), batch by batch."""
-        b = self._scoring_images
+    def _rotations(self):
+        """The rotation of every transformation: (k,) int."""
+        return np.array([each.k for each in self.transformer_.transformations])
+
+    def _has_rotations(self):
+        return len(set(self._rotations())) > 1
+
+    def _responses(self, x, description, responder=None):
+        """Yields (slice of x, its log-softmax responses (b, m, k) in float64), batch by batch."""
+        responder = responder or self._responder
+        b = responder.input_shape[0]
         starts = tqdm(
             range(0, len(x), b), description, unit="batch", mininterval=1, disable=not self.verbose
         )
@@ -292,7 +348,7 @@ class TransformationDetector(Detector):
             n = len(batch)
             if n < b:  # one shape for all batches: nothing is compiled again
                 batch = np.concatenate([batch, np.repeat(batch[-1:], b - n, axis=0)])
-            log_p = np.asarray(self._responder.predict_on_batch(batch)[:n], np.float64)
+            log_p = np.asarray(responder.predict_on_batch(batch)[:n], np.float64)
             yield slice(start, start + n), log_p
 
     # ------------------------------------------------------------------------------ saving, loading
@@ -315,6 +371,7 @@ class TransformationDetector(Detector):
             "image_shape": self.image_shape_,
             "image_dtype": self.image_dtype_,
             "alpha": self.alpha_.tolist(),
+            "rotation_alpha": self.rotation_alpha_.tolist() if self._has_rotations() else None,
             "seconds": self.seconds_,
             "found": self.found_,
             "details": self.details_,
@@ -364,8 +421,10 @@ class TransformationDetector(Detector):
         detector._build(shape, saved["image_dtype"])
         _check_weights(archive, detector.network_)
         detector.network_.load_weights(path)
-        k = detector.transformer_.n_transforms
-        detector.alpha_ = _finite(saved["alpha"]).reshape(k, k)
+        k, m = detector.transformer_.n_transforms, len(detector.scored_)
+        detector.alpha_ = _finite(saved["alpha"]).reshape(m, k)
+        if detector._has_rotations():
+            detector.rotation_alpha_ = _finite(saved["rotation_alpha"]).reshape(m, -1)
         detector.seconds_ = {part: float(value) for part, value in saved["seconds"].items()}
         detector.found_, detector.details_ = dict(saved["found"]), dict(saved["details"])
         if "calibration_scores" in saved:
@@ -434,20 +493,50 @@ class TransformationDetector(Detector):
         translation = side // 4 if self.translation is None else self.translation
         return Transformer(translation, translation)
 
+    def _resolve_scored(self):
+        """The indices of the transformations that images are scored under: (m,) int."""
+        if self.score == "rotation" and not self._has_rotations():
+            raise ValueError(
+                "score 'rotation' needs transformations with different rotations; choose "
+                "another score, or other transformations"
+            )
+        if self.scored == "all":
+            return np.arange(self.transformer_.n_transforms)
+        return np.flatnonzero([not each.flip for each in self.transformer_.transformations])
+
     def _check_settings(self):
         if not isinstance(self.transformations, TransformationSet):
             _check_choice("transformations", self.transformations, ("full", "simple"))
         _check_choice("score", self.score, SCORES)
+        _check_choice("scored", self.scored, SCORED)
         _check_choice("schedule", self.schedule, SCHEDULES)
-        for name in ("epochs", "batch_size", "learning_rate"):
+        for name in ("epochs", "batch_size", "learning_rate", "alpha_images"):
             value = getattr(self, name)
             if value is not None and not (np.isfinite(value) and value > 0):
                 raise ValueError(f"{name} is {value}, expected a positive number")
 
 
-def simplified_score(log_p: np.ndarray) -> np.ndarray:
-    """The mean over i of y(T_i(x))_i (section 4.2), from log y (n, k, k): float64 (n,)."""
-    return np.exp(np.diagonal(log_p, axis1=-2, axis2=-1)).mean(-1)
+def simplified_score(log_p: np.ndarray, scored: np.ndarray | None = None) -> np.ndarray:
+    """The mean over i of y(T_i(x))_i (section 4.2), from log y (n, m, k): float64 (n,).
+
+    scored: the m transformations i that log_p is of; None where it is of all, m = k.
+    """
+    scored = np.arange(log_p.shape[-1]) if scored is None else scored
+    return np.exp(log_p[:, np.arange(len(scored)), scored]).mean(-1)
+
+
+def rotation_responses(log_p: np.ndarray, rotations: np.ndarray) -> np.ndarray:
+    """Logarithms of the responses (n, m, k) summed over transformations of the same rotation.
+
+    rotations: (k,), of each transformation. Returns (n, m, number of different rotations).
+    """
+    parts = [logsumexp(log_p[..., rotations == each], axis=-1) for each in np.unique(rotations)]
+    return np.stack(parts, axis=-1)
+
+
+def _sums(log_p):
+    """What alpha's estimate needs of responses (n, m, k): the sums of p and of log p (2, m, k)."""
+    return np.stack([np.exp(log_p).sum(0), log_p.sum(0)])
 
 
 def epoch_pairs(n: int, n_transforms: int, seed: int, epoch: int) -> np.ndarray:

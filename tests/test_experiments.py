@@ -118,11 +118,11 @@ def test_the_estimate_is_the_sum_of_its_parts(capsys):
     class Detector:
         batch_size = 100
 
-        class transformer_:
-            n_transforms = 72
-
         def training_samples(self, n):
             return 3 * 72 * n
+
+        def scoring_passes(self, n, n_scored):
+            return 72 * (n + n_scored)
 
     estimate = experiments.TimeEstimate(Detector(), 5000, 10_000, remaining=50, after_seconds=-1)
     clock = iter(np.arange(0.0, 100.0))  # a batch of 100 a second

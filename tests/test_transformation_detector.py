@@ -70,6 +70,50 @@ def test_scores_follow_from_the_networks_logits(detector, digits, fours):
     np.testing.assert_allclose(simplified_score(log_p), expected, rtol=1e-12)
 
 
+@pytest.fixture(scope="module")
+def rotation_detector(fours):
+    settings = SMALL | {"score": "rotation", "scored": "unflipped", "alpha_images": 30}
+    return TransformationDetector(**settings, epochs=12).fit(fours)
+
+
+def test_the_rotation_score_is_the_dirichlet_score_of_summed_responses(
+    rotation_detector, detector, digits, fours
+):
+    """From the (flip, rotation) responses of the same network, scored under all transformations."""
+    found = rotation_detector.score_variants(digits.x_test[:50])
+    assert list(found) == ["rotation", "dirichlet", "simplified"]
+    assert auroc(digits.y_test[:50] == 4, found["rotation"]) > 0.9
+
+    chosen = np.sort(np.random.default_rng(0).choice(len(fours), 30, replace=False))
+    training, tested = detector.responses(fours[chosen]), detector.responses(digits.x_test[:50])
+    # transformation i is flip i // 4, rotation i % 4; unflipped are the first four
+    training, tested = (
+        p[:, :4, :4].astype("f8") + p[:, :4, 4:].astype("f8") for p in (training, tested)
+    )
+    alpha = estimate_alpha(training.mean(0), np.log(training).mean(0))
+    np.testing.assert_allclose(rotation_detector.rotation_alpha_, alpha, rtol=1e-3)
+    np.testing.assert_allclose(
+        found["rotation"], ((alpha - 1) * np.log(tested)).sum((1, 2)), rtol=1e-3
+    )
+    diagonal = detector.responses(digits.x_test[:50])[:, range(4), range(4)]
+    np.testing.assert_allclose(found["simplified"], diagonal.mean(-1), rtol=1e-4)
+
+
+def test_unflipped_images_are_half_the_work(rotation_detector, detector):
+    assert rotation_detector.alpha_.shape == (4, 8) and detector.alpha_.shape == (8, 8)
+    assert rotation_detector.scoring_passes(100, 50) == (30 + 50) * 4
+    assert detector.scoring_passes(100, 50) == 150 * 8
+    assert rotation_detector.responses(np.zeros((3, 16, 16, 1), np.uint8)).shape == (3, 8, 8)
+
+
+def test_without_rotations_there_is_no_rotation_score(fours):
+    pair = TransformationSet([(False, 0, 0, 0), (True, 0, 0, 0)])
+    with pytest.raises(ValueError, match="needs transformations with different rotations"):
+        TransformationDetector(pair, score="rotation").fit(fours)
+    detector = TransformationDetector(pair, widen_factor=1, epochs=0.5, verbose=0).fit(fours[:20])
+    assert list(detector.score_variants(fours[:3])) == ["dirichlet", "simplified"]
+
+
 def test_scores_do_not_depend_on_what_is_scored_along(detector, digits):
     x = digits.x_test[:100]
     scores = detector.score_samples(x)
@@ -129,7 +173,9 @@ def test_defaults_are_the_papers():
         assert (detector.batch_size, detector.learning_rate) == (128, 1e-3)
 
 
-def test_saved_and_loaded_scores_are_equal_bit_for_bit(detector, digits, tmp_path):
+@pytest.mark.parametrize("name", ["detector", "rotation_detector"])
+def test_saved_and_loaded_scores_are_equal_bit_for_bit(name, digits, tmp_path, request):
+    detector = request.getfixturevalue(name)
     path = tmp_path / "fours.keras"
     detector.save(path)
     assert [file.name for file in tmp_path.iterdir()] == ["fours.keras"]
@@ -253,6 +299,8 @@ def test_images_that_make_no_sense_are_named(x, message):
     [
         ({"transformations": "all"}, "transformations is 'all', expected one of full, simple"),
         ({"score": "best"}, "score is 'best'"),
+        ({"scored": "some"}, "scored is 'some', expected one of all, unflipped"),
+        ({"alpha_images": 0}, "alpha_images is 0"),
         ({"schedule": "cosine"}, "schedule is 'cosine'"),
         ({"epochs": 0}, "epochs is 0, expected a positive number"),
         ({"batch_size": -1}, "batch_size is -1"),
