@@ -301,8 +301,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add(
         "--score",
         choices=SCORES,
-        help="dirichlet: the paper's; simplified: the mean probability of what was done; rotation: "
-        "of the rotation alone, better after little training (default: the recipe's; fast: rotation)",
+        help="dirichlet: the paper's; simplified: the mean probability of what was done; "
+        "rotation: of the rotation alone, better after little training (default: the recipe's)",
     )
     add_rate(
         add, "the share of normal images that may be flagged (default: 0.05)", default=DEFAULT_RATE
