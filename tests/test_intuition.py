@@ -161,7 +161,7 @@ def test_the_command_runs_each_pair_once(data_dir, capsys, monkeypatch):
 def test_the_command_draws_the_figure(data_dir, capsys, monkeypatch):
     ascend = functools.partial(experiment.ascend, steps=2)
     monkeypatch.setattr(experiment, "ascend", ascend)
-    command = ["--figure", "--epochs", "1", "--data-dir", str(data_dir)]
+    command = ["--figure", "--data-dir", str(data_dir)]
     assert experiment.main([*command, "--results-dir", str(data_dir)]) == 0
     assert (data_dir / "intuition" / "figure1.png").read_bytes()[:4] == b"\x89PNG"
     assert "of threes" in capsys.readouterr().out
@@ -175,6 +175,7 @@ def test_the_command_draws_the_figure(data_dir, capsys, monkeypatch):
         (["--transformations", "0,0,0,7"], "0,0,0,7"),
         (["--transformations", "0,28,0,0"], "smaller translations"),
         (["--seeds", "0"], "at least 1"),
+        (["--sigma", "0"], "--sigma is 0.0"),
     ],
 )
 def test_what_makes_no_sense_is_named(command, message, capsys):
