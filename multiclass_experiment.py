@@ -9,7 +9,7 @@ with the categories alone, trained by the same recipe on the same images, gives 
 probability and ODIN's score. The one sees each image under one of the 72 transformations drawn at
 random; the other under the flips and shifts by up to 4 pixels that are usual for classifiers.
 
-Training leaves its state in <results-dir>/multiclass/ after every epoch, and the same command goes
+Training leaves its state in <results-dir>/multiclass/ every few minutes, and the same command goes
 on from there; the trained networks stay there, so that another --out only scores. The scores of
 each --out are one file, and a file that exists is not made again.
 """
@@ -201,6 +201,7 @@ def train_network(
     momentum: float = 0.9,
     seed: int = 0,
     checkpoint: str | os.PathLike | None = None,
+    checkpoint_seconds: float = 180.0,
     callbacks: list[keras.callbacks.Callback] = (),
     verbose: int = 1,
 ) -> float:
@@ -211,9 +212,9 @@ def train_network(
     of their cross-entropies; any other one the categories alone. SGD as PyTorch defines it, with
     Nesterov's momentum and the learning rate of `step_schedule`. The defaults are section 5.5's.
 
-    checkpoint: a file that holds the state after every epoch; where it exists, training goes on
-    from there, to the weights that it would have ended with. ValueError where it is of another
-    training.
+    checkpoint: a file that holds the state, written anew every checkpoint_seconds and after each
+    epoch; where it exists, training goes on from there, to the weights that it would have ended
+    with. ValueError where it is of another training.
     """
     k = transformations.n_transforms
     steps_per_epoch = math.ceil(len(x) / batch_size)
@@ -239,7 +240,7 @@ def train_network(
     settings |= {"learning_rate": learning_rate, "momentum": momentum, "images": x.shape}
     settings |= {"mean": float(x.mean()), "transformations": _checksum(transformations.to_list())}
     settings |= {"precision": network.layers[1].dtype_policy.name}
-    state = Checkpoint(checkpoint, None, json.dumps(settings, sort_keys=True))
+    state = Checkpoint(checkpoint, checkpoint_seconds, json.dumps(settings, sort_keys=True))
     fit_pairs(
         trainer,
         x,

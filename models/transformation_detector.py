@@ -148,8 +148,8 @@ class TransformationDetector(Detector):
         """Train on images x (n, h, w, c) of the normal class, uint8 or float in [-1, 1].
 
         checkpoint: a file that holds the training's state, written anew every checkpoint_seconds
-        and once at the end; where it exists, training goes on from there and sees the pairs that it
-        would have seen. It is left for the caller to remove.
+        and after each epoch; where it exists, training goes on from there and sees the pairs that
+        it would have seen. It is left for the caller to remove.
 
         Raises ValueError for images or settings that make no sense, and for a checkpoint of other
         settings.

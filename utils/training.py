@@ -66,11 +66,11 @@ class Checkpoint(keras.callbacks.Callback):
     """Training's state in one file of Keras's own format: weights, optimiser, steps done, seconds.
 
     The optimiser's step count is the position in the shuffle. The file is replaced, never
-    rewritten, so it is whole whenever the process dies. every: seconds from one file to the next,
-    None for one after each epoch. fingerprint: text that must be equal for training to go on.
+    rewritten, so it is whole whenever the process dies. It is written after each epoch and, within
+    one, every so many seconds. fingerprint: text that must be equal for training to go on.
     """
 
-    def __init__(self, path: str | os.PathLike | None, every: float | None, fingerprint: str):
+    def __init__(self, path: str | os.PathLike | None, every: float, fingerprint: str):
         super().__init__()
         self.path = None if path is None else Path(path)
         self.every = every
@@ -98,14 +98,11 @@ class Checkpoint(keras.callbacks.Callback):
         return int(model.optimizer.iterations)
 
     def on_train_batch_end(self, batch, logs=None):
-        if self.path is None or self.every is None:
-            return
-        if time.perf_counter() - self._saved >= self.every:
+        if self.path is not None and time.perf_counter() - self._saved >= self.every:
             self.save(self.model)
 
     def on_epoch_end(self, epoch, logs=None):
-        if self.every is None:
-            self.save(self.model)
+        self.save(self.model)
 
     def save(self, model):
         """Writes the file, where there is one to write, and brings `seconds` up to now."""
