@@ -294,10 +294,10 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         "--recipe",
         choices=RECIPES,
         default="fast",
-        help="fast: a narrow network, minutes for 1,000 images on two cores (default); paper: the "
-        "published settings, hours",
+        help="fast: a narrow network, some minutes on two cores however many the images (default); "
+        "paper: the published settings, for which an hour is little",
     )
-    add("--epochs", type=_positive, help="more train longer; the recipe's own by default")
+    add("--epochs", type=_positive, help="over all transformed images (default: the recipe's)")
     add(
         "--score",
         choices=SCORES,

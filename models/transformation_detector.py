@@ -42,7 +42,7 @@ RECIPES = {
         "learning_rate": 4e-3,
         "weight_decay": 0.0,
         "widen_factor": 2,
-        "epochs": 1.2,
+        "samples": 432_000,
         "score": "rotation",
         "scored": "unflipped",
         "alpha_images": 500,
@@ -76,11 +76,11 @@ class TransformationDetector(Detector):
     - depth, widen_factor: 10, 4 up to 32x32 and 16, 8 above;
     - epochs over the |T| * n transformed images: 200 / |T|, rounded up. It may be a fraction.
 
-    Adam with learning_rate, "constant" or "one_cycle" (linear warm-up from 1/25 of it over the
-    first three tenths, then cosine to 0). weight_decay: see `create_wide_residual_network`.
-    precision: "float32", "mixed_bfloat16", or "auto", which takes bfloat16 where the device
-    computes it. The same seed gives the same initial weights and, on any backend, the same order
-    of pairs.
+    samples: instead of epochs, how many transformed images training sees, whatever n is. Adam with
+    learning_rate, "constant" or "one_cycle" (linear warm-up from 1/25 of it over the first three
+    tenths, then cosine to 0). weight_decay: see `create_wide_residual_network`. precision:
+    "float32", "mixed_bfloat16", or "auto", which takes bfloat16 where the device computes it. The
+    same seed gives the same initial weights and, on any backend, the same order of pairs.
 
     score: "dirichlet" (section 4.2), "simplified" (its last paragraph) or "rotation", which is not
     the paper's: the Dirichlet score of the rotation alone, from responses summed over flips and
@@ -109,6 +109,7 @@ class TransformationDetector(Detector):
         widen_factor: int | None = None,
         dropout_rate: float = 0.0,
         epochs: float | None = None,
+        samples: int | None = None,
         batch_size: int = 128,
         learning_rate: float = 1e-3,
         schedule: str = "constant",
@@ -126,6 +127,7 @@ class TransformationDetector(Detector):
         self.widen_factor = widen_factor
         self.dropout_rate = dropout_rate
         self.epochs = epochs
+        self.samples = samples
         self.batch_size = batch_size
         self.learning_rate = learning_rate
         self.schedule = schedule
@@ -165,7 +167,7 @@ class TransformationDetector(Detector):
         self.seconds_["alpha"] = time.perf_counter() - start
         self.details_ = {
             "images": len(x),
-            "epochs": self._epochs(),
+            "epochs": round(self._epochs(len(x)), 2),
             "backend": backend(),
             "device": device_name(),
             "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
@@ -217,9 +219,8 @@ class TransformationDetector(Detector):
     def _train(self, x, checkpoint, checkpoint_seconds, callbacks):
         """Trains; returns the seconds it took, those before an interruption included."""
         k = self.transformer_.n_transforms
-        epochs = self._epochs()
         steps_per_epoch = math.ceil(len(x) * k / self.batch_size)
-        total_steps = max(1, round(epochs * steps_per_epoch))
+        total_steps = max(1, round(self._epochs(len(x)) * steps_per_epoch))
         model = self._trainer
         model.compile(
             keras.optimizers.Adam(self._learning_rate(total_steps)),
@@ -253,12 +254,15 @@ class TransformationDetector(Detector):
             warmup_steps=warmup,
         )
 
-    def _epochs(self):
-        return self.epochs or math.ceil(200 / self.transformer_.n_transforms)
+    def _epochs(self, n):
+        k = self.transformer_.n_transforms
+        if self.epochs:
+            return self.epochs
+        return self.samples / (n * k) if self.samples else math.ceil(200 / k)
 
     def training_samples(self, n: int) -> int:
         """How many transformed images training on n images sees."""
-        return round(self._epochs() * n * self.transformer_.n_transforms)
+        return round(self._epochs(n) * n * self.transformer_.n_transforms)
 
     def scoring_passes(self, n: int, n_scored: int) -> int:
         """How many forward passes alpha takes after training on n images, and n_scored images."""
@@ -481,7 +485,7 @@ class TransformationDetector(Detector):
     def _fingerprint(self, x):
         """What a checkpoint must share with the run that goes on from it."""
         settings = self.get_settings() | {"precision": self.precision_}
-        for irrelevant in ("score", "verbose"):
+        for irrelevant in ("score", "scored", "alpha_images", "verbose"):
             del settings[irrelevant]
         return json.dumps(settings | {"images": x.shape, "mean": float(x.mean())}, sort_keys=True)
 
@@ -510,7 +514,7 @@ class TransformationDetector(Detector):
         _check_choice("score", self.score, SCORES)
         _check_choice("scored", self.scored, SCORED)
         _check_choice("schedule", self.schedule, SCHEDULES)
-        for name in ("epochs", "batch_size", "learning_rate", "alpha_images"):
+        for name in ("epochs", "samples", "batch_size", "learning_rate", "alpha_images"):
             value = getattr(self, name)
             if value is not None and not (np.isfinite(value) and value > 0):
                 raise ValueError(f"{name} is {value}, expected a positive number")

@@ -155,6 +155,16 @@ def test_epochs_may_be_fractions(fours, epochs, steps):
     assert counter.steps == steps
 
 
+@pytest.mark.parametrize("n, samples, steps", [(20, 320, 10), (20, 80, 2), (40, 320, 10)])
+def test_samples_are_independent_of_the_number_of_images(fours, n, samples, steps):
+    detector = TransformationDetector(**SMALL, samples=samples, batch_size=32)
+    counter = Counter()
+    detector.fit(fours[:n], callbacks=[counter])
+    assert counter.steps == steps
+    assert detector.training_samples(n) == detector.found_["training_samples"] == samples
+    assert detector.details_["epochs"] == samples / (8 * n)
+
+
 class Counter(keras.callbacks.Callback):
     steps = 0
 
@@ -301,6 +311,7 @@ def test_images_that_make_no_sense_are_named(x, message):
         ({"score": "best"}, "score is 'best'"),
         ({"scored": "some"}, "scored is 'some', expected one of all, unflipped"),
         ({"alpha_images": 0}, "alpha_images is 0"),
+        ({"samples": -1}, "samples is -1"),
         ({"schedule": "cosine"}, "schedule is 'cosine'"),
         ({"epochs": 0}, "epochs is 0, expected a positive number"),
         ({"batch_size": -1}, "batch_size is -1"),
