@@ -2,7 +2,10 @@ import keras
 import numpy as np
 import pytest
 
-from models.wide_residual_network import create_wide_residual_network
+from models.wide_residual_network import (
+    create_two_headed_wide_residual_network,
+    create_wide_residual_network,
+)
 
 
 def count(variables):
@@ -14,6 +17,26 @@ def test_parameter_counts(golden):
         model = create_wide_residual_network((side, side, channels), classes, depth, widen)
         assert count(model.trainable_variables) == trainable
         assert model.count_params() == total
+
+
+def test_two_heads_read_the_same_features():
+    two = create_two_headed_wide_residual_network(
+        (32, 32, 3), 10, 72, 10, 4, final_activation=None, seed=3
+    )
+    one = create_wide_residual_network((32, 32, 3), 10, 10, 4, final_activation=None, seed=3)
+    assert count(two.trainable_variables) == count(one.trainable_variables) + 72 * (256 + 1)
+    assert len(two.losses) == len(two.trainable_variables)
+    x = np.random.default_rng(0).uniform(-1, 1, (3, 32, 32, 3))
+    outputs = two(x)
+    assert {name: tuple(v.shape) for name, v in outputs.items()} == {
+        "categories": (3, 10),
+        "transformations": (3, 72),
+    }
+    # equal seeds: the first head is the one that the other network has
+    np.testing.assert_allclose(outputs["categories"], one(x), atol=1e-6)
+    softmax = create_two_headed_wide_residual_network((8, 8, 1), 10, 72, 10)(np.zeros((2, 8, 8, 1)))
+    for probabilities in softmax.values():
+        np.testing.assert_allclose(keras.ops.sum(probabilities, axis=1), 1, rtol=1e-5)
 
 
 def test_every_kernel_gamma_beta_and_bias_is_penalised():
