@@ -135,6 +135,8 @@ def log_responses(
 def run_pairs(data, pairs: list, path: Path, options: argparse.Namespace) -> None:
     """Train and score what pairs.csv has no row of yet; the file is replaced after each run."""
     runs = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=KEY)
+    if not set(KEY) <= set(runs.columns):
+        raise ValueError(f"{path} lacks one of the columns {', '.join(KEY)}; delete it")
     for seed in range(options.seeds):
         for normal, anomaly, transformations in pairs:
             transformations = TransformationSet(transformations)
@@ -335,7 +337,6 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         "--transformations",
         type=transformation,
         nargs="+",
-        default=[IDENTITY, FLIP],
         metavar="FLIP,TX,TY,K",
         help="and the transformations to tell apart (default: identity and flip)",
     )
@@ -349,6 +350,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if (options.normal is None) != (options.anomaly is None):
         parser.error("--normal and --anomaly go together")
+    if options.normal is None and options.transformations:
+        parser.error("--transformations goes with --normal and --anomaly")
+    options.transformations = options.transformations or [IDENTITY, FLIP]
     if options.normal is not None and options.normal == options.anomaly:
         parser.error(f"--normal and --anomaly are both {options.normal}: choose two digits")
     for name in ("seeds", "epochs", "figure_epochs"):

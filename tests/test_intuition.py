@@ -173,6 +173,7 @@ def test_the_command_draws_the_figure(data_dir, capsys, monkeypatch):
         (["--normal", "4"], "go together"),
         (["--normal", "4", "--anomaly", "4"], "both 4"),
         (["--transformations", "0,0,0,7"], "0,0,0,7"),
+        (["--transformations", "0,0,0,2"], "goes with --normal"),
         (["--transformations", "0,28,0,0"], "smaller translations"),
         (["--seeds", "0"], "at least 1"),
         (["--sigma", "0"], "--sigma is 0.0"),
@@ -182,6 +183,15 @@ def test_what_makes_no_sense_is_named(command, message, capsys):
     with pytest.raises(SystemExit):
         experiment.main(command)
     assert message in capsys.readouterr().err
+
+
+def test_a_file_that_holds_no_runs_is_named(data_dir, capsys):
+    folder = data_dir / "intuition"
+    folder.mkdir()
+    (folder / "pairs.csv").write_text("normal,anomaly\n8,3\n")
+    command = ["--pairs", "--data-dir", str(data_dir), "--results-dir", str(data_dir)]
+    assert experiment.main(command) == 2
+    assert "pairs.csv lacks one of the columns" in capsys.readouterr().err
 
 
 def test_missing_images_are_named(tmp_path, capsys):
