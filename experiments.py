@@ -4,8 +4,8 @@
     python experiments.py --dataset cifar10     the paper's experiment
 
 A run is one file; asking for a run whose file exists does nothing, so that the same command
-finishes what was interrupted. Tables, CSV and ROC plots are made from the files at the end, or by
---report.
+finishes what was interrupted. --jobs runs several at once, on this machine or on a Dask cluster.
+Tables, CSV and ROC plots are made from the files at the end, or by --report.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from models.transformation_detector import RECIPES, TransformationDetector
 from utils.backend import PRECISIONS, backend, device_name, peak_memory, versions
 from utils.datasets import DATASETS, DatasetError, load_dataset
 from utils.detector import Detector
+from utils.jobs import BACKENDS, run_jobs
 from utils.results import ResultError, Run, read_details, report, write_run
 
 
@@ -104,29 +105,54 @@ def run_all(options: argparse.Namespace) -> None:
     todo = [run for run in runs if not is_done(run, options)]
     print(
         f"{options.dataset}: {len(runs)} runs, {len(runs) - len(todo)} of them already in "
-        f"{options.results_dir}/; Keras on {backend()}, {device_name()}"
+        f"{options.results_dir}/; Keras on {backend()}"
     )
+    if options.jobs > 1 or options.joblib_backend != "loky":
+        run_in_workers(todo, options)
+        return
+    print(device_name())
     for position, run in enumerate(todo):
         name = data.class_names[run.class_index]
         print(f"\n[{position + 1}/{len(todo)}] {run.method}, {name}, run {run.run}", flush=True)
-        run_one(run, data, options, remaining=len(todo) - position)
+        print(run_one(run, data, options, remaining=len(todo) - position), flush=True)
         keras.utils.clear_session(free_memory=True)
 
 
-def run_one(run: Run, data, options: argparse.Namespace, remaining: int = 1) -> None:
-    """Train on the class, score the test set, and write the run's file."""
+def run_in_workers(todo: list[Run], options: argparse.Namespace) -> None:
+    """The runs, several at once, each in a process of its own."""
+    start, tasks = time.perf_counter(), [(run, options) for run in todo]
+    jobs = (options.jobs, options.joblib_backend, options.scheduler)
+    for done, text in enumerate(run_jobs(run_in_worker, tasks, *jobs), start=1):
+        left = (time.perf_counter() - start) / done * (len(todo) - done)
+        print(f"[{done}/{len(todo)}] {text}; about {left / 60:.0f} minutes left", flush=True)
+
+
+def run_in_worker(run: Run, options: argparse.Namespace) -> str:
+    """A run unless it has a file, as where the process that had finished it was lost."""
+    data = load_dataset(options.dataset, options.data_dir)
+    name = f"{run.method}, {data.class_names[run.class_index]}, run {run.run}"
+    if is_done(run, options):
+        return f"{name}: already done"
+    text = run_one(run, data, options, verbose=0)
+    keras.utils.clear_session(free_memory=True)
+    return f"{name}: {text}"
+
+
+def run_one(run: Run, data, options: argparse.Namespace, remaining: int = 1, verbose: int = 1):
+    """Train on the class, score the test set, write the run's file; returns what to print."""
     start = time.perf_counter()
     x = data.x_train[data.y_train == run.class_index][: options.limit_train]
     method = METHODS[run.method]
-    detector = method.create(**settings(method, options), seed=options.seed + run.run)
+    given = settings(method, options) | {"seed": options.seed + run.run, "verbose": verbose}
+    detector = method.create(**given)
     limits = [options.limit_test, getattr(detector, "max_test", None)]
     limit = min((n for n in limits if n is not None), default=None)
     x_test, y_test = limited_test(data, limit, options.seed)
     normal = y_test == run.class_index
     run.path.parent.mkdir(parents=True, exist_ok=True)
     if method.resumable:
-        estimate = TimeEstimate(detector, len(x), len(x_test), remaining)
-        detector.fit(x, checkpoint=run.checkpoint, callbacks=[estimate])
+        estimate = [TimeEstimate(detector, len(x), len(x_test), remaining)] if verbose else []
+        detector.fit(x, checkpoint=run.checkpoint, callbacks=estimate)
     else:
         detector.fit(x)
     if method.hindsight:
@@ -156,7 +182,7 @@ def run_one(run: Run, data, options: argparse.Namespace, remaining: int = 1) -> 
     aurocs = write_run(run, normal, variants, details)
     run.checkpoint.unlink(missing_ok=True)
     values = ", ".join(f"{name} {100 * value:.2f}" for name, value in aurocs.items())
-    print(f"AUROC in %: {values}; {time.perf_counter() - start:.0f} s", flush=True)
+    return f"AUROC in %: {values}; {time.perf_counter() - start:.0f} s"
 
 
 def is_done(run: Run, options: argparse.Namespace) -> bool:
@@ -295,6 +321,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--limit-train", type=positive_int, help="train on the first N images of the class")
     add("--limit-test", type=positive_int, help="score a random N of the test images")
     add("--precision", choices=PRECISIONS, default="auto", help="default: auto")
+    add("--jobs", type=positive_int, default=1, help="runs at once, each with its cores and GPU")
+    add("--joblib-backend", choices=BACKENDS, default="loky", help="what runs them: default loky")
+    add("--scheduler", help="of a Dask cluster, such as tcp://host:8786, for --joblib-backend dask")
     add("--report", action="store_true", help="only make the tables from the files that are there")
     options = parser.parse_args(arguments)
     if options.recipe is None:

@@ -1,0 +1,132 @@
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from utils import jobs
+
+# Workers import this file for their tasks: experiments and TensorFlow, which take seconds, are
+# imported only where they are tested.
+
+
+def whereabouts(seconds):
+    """This process, its cores and its GPU; with time for another process to take a task too."""
+    signal.sigtimedwait([signal.SIGUSR1], seconds)
+    return os.getpid(), os.sched_getaffinity(0), os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def die_once(folder, number):
+    """The square of a number, after killing the first process that is to compute that of 2."""
+    with open(Path(folder, str(number)), "a") as file:
+        file.write("started\n")
+    if number == 2 and Path(folder, "2").read_text() == "started\n":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number**2
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+needs_two_cores = pytest.mark.skipif(
+    len(os.sched_getaffinity(0)) < 2, reason="needs two processor cores"
+)
+
+
+@needs_two_cores
+def test_each_process_has_its_own_cores_and_gpu(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, 5")
+    found = list(jobs.run_jobs(whereabouts, [(0.3,)] * 4, jobs=2))
+    processes = {pid: (cores, gpu) for pid, cores, gpu in found}
+    assert len(processes) == 2 and os.getpid() not in processes
+    (some, gpu), (others, other_gpu) = processes.values()
+    assert {gpu, other_gpu} == {"3", "5"}
+    assert not some & others and some | others == os.sched_getaffinity(0)
+    assert abs(len(some) - len(others)) <= 1
+
+
+@needs_two_cores
+def test_a_lost_process_has_its_task_run_again(tmp_path, capsys):
+    tasks = [(str(tmp_path), number) for number in range(5)]
+    assert sorted(jobs.run_jobs(die_once, tasks, jobs=2)) == [0, 1, 4, 9, 16]
+    assert (tmp_path / "2").read_text() == "started\n" * 2
+    assert "is run again" in capsys.readouterr().err
+
+
+@needs_two_cores
+def test_a_task_that_always_kills_its_process_ends_in_an_error(capsys):
+    with pytest.raises(ValueError, match=r"died 3 times .* fewer --jobs"):
+        list(jobs.run_jobs(die, [()], jobs=2))
+
+
+def test_more_jobs_than_cores_are_refused():
+    with pytest.raises(ValueError, match=r"--jobs 9999 is more than the \d+ processor cores"):
+        next(jobs.run_jobs(whereabouts, [(0,)], jobs=9999))
+
+
+def test_gpus_are_counted_by_the_driver(monkeypatch, tmp_path):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert jobs.visible_gpus() == []
+    driver = tmp_path / "nvidia-smi"
+    driver.write_text("#!/bin/sh\necho 'GPU 0: A100 (UUID: GPU-1)\nGPU 1: A100 (UUID: GPU-2)'\n")
+    driver.chmod(0o755)
+    assert jobs.visible_gpus() == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert jobs.visible_gpus() == []
+
+
+@needs_two_cores
+def test_two_experiments_at_once_are_the_same_as_one_after_another(tmp_path, capsys):
+    import experiments
+
+    command = "--methods raw_ocsvm --classes 4,0 --limit-train 60 --limit-test 80"
+    for folder, number in (("one", "1"), ("two", "2")):
+        arguments = [*command.split(), "--results-dir", str(tmp_path / folder), "--jobs", number]
+        assert experiments.main(arguments) == 0
+    out = capsys.readouterr().out
+    assert "[2/2] raw_ocsvm, " in out and "run 0: AUROC in %: hindsight" in out
+    for c in (4, 0):
+        scores = []
+        for folder in ("one", "two"):
+            path = tmp_path / folder / "digits" / f"digits_raw_ocsvm_{c}_0.npz"
+            with np.load(path) as file:
+                scores.append(file["scores_hindsight"])
+        np.testing.assert_allclose(*scores, rtol=1e-9)
+    options = experiments.parse_arguments(arguments)
+    run = experiments.Run(tmp_path / "two", "digits", "raw_ocsvm", 4, 0)
+    assert experiments.run_in_worker(run, options) == "raw_ocsvm, 4, run 0: already done"
+
+
+def test_dask_needs_a_scheduler():
+    with pytest.raises(ValueError, match="needs --scheduler"):
+        next(jobs.run_jobs(whereabouts, [(0,)], 1, "dask"))
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    distributed = pytest.importorskip("dask.distributed", reason="Dask is not installed")
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as it:
+        yield it
+
+
+def test_a_dask_cluster_runs_the_tasks_and_a_lost_workers_again(cluster, tmp_path):
+    address = cluster.scheduler_address
+    found = list(jobs.run_jobs(whereabouts, [(0.5,)] * 6, 1, "dask", address))
+    assert len({pid for pid, *_ in found}) == 2 and os.getpid() not in {pid for pid, *_ in found}
+    tasks = [(str(tmp_path), number) for number in range(5)]
+    assert sorted(jobs.run_jobs(die_once, tasks, 1, "dask", address)) == [0, 1, 4, 9, 16]
+    assert (tmp_path / "2").read_text() == "started\n" * 2
+
+
+def test_a_dask_worker_of_two_threads_is_refused():
+    distributed = pytest.importorskip("dask.distributed", reason="Dask is not installed")
+    with (
+        distributed.LocalCluster(
+            n_workers=1, threads_per_worker=2, processes=False, dashboard_address=":0"
+        ) as cluster,
+        pytest.raises(ValueError, match="--nthreads 1"),
+    ):
+        next(jobs.run_jobs(whereabouts, [(0,)], 1, "dask", cluster.scheduler_address))
