@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import importlib.util
 import itertools
 import os
 import shutil
@@ -33,8 +34,11 @@ def run_jobs(
 
     joblib_backend: "loky" for `jobs` processes on this machine, each with its share of the
     processor cores and one of the GPUs, which they share where there are fewer; "dask" for as many
-    at once as the cluster at the address `scheduler` has workers. Those see the cores and GPUs that
-    they were started with, and import from the folder they were started in.
+    at once as the cluster at the address `scheduler` has workers, which see the cores and GPUs that
+    they were started with:
+
+        PYTHONPATH=. dask scheduler
+        PYTHONPATH=. CUDA_VISIBLE_DEVICES=0 dask worker tcp://HOST:8786 --nthreads 1
 
     A task whose process dies is run again: it must bear being run twice.
 
@@ -92,6 +96,14 @@ def _cluster(scheduler):
                     f"a Dask worker would run {threads} tasks in one process: start the workers "
                     "with --nthreads 1"
                 )
+            try:
+                client.run_on_scheduler(importlib.util.find_spec, __name__)
+                client.run(importlib.util.find_spec, __name__)
+            except ModuleNotFoundError as error:
+                raise ValueError(
+                    f"the Dask cluster cannot import {__name__}: start its scheduler and workers "
+                    "in this project's folder, with PYTHONPATH=."
+                ) from error
             yield {"client": client}
 
     return config
