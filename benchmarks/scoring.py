@@ -2,9 +2,9 @@
 
     python -m benchmarks.scoring
 
-The bare side is the compiled network on transformed, scaled images that are there already, in
-batches of 576, one after another. The detector transforms them, takes logarithms of the responses
-and adds up all scores, in batches of other sizes too. Sides take turns, and medians are printed.
+The bare side is the compiled network on transformed, scaled images that are there already, a batch
+after another. The detector transforms them, takes logarithms of the responses and adds up all
+scores. Sides take turns, and the medians for batches of several sizes are printed.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks.timing import medians, seconds_of
-from models.transformation_detector import SCORING_BATCH, TransformationDetector
+from models.transformation_detector import TransformationDetector
 from utils.backend import PRECISIONS, device_name, use_xla
 
 
@@ -25,7 +25,7 @@ def main() -> None:
     )
     add = parser.add_argument
     add("--images", type=int, default=96, help="to score in a turn (default: 96)")
-    add("--batches", type=int, nargs="+", default=[72, 144, 288, SCORING_BATCH, 1152, 2304])
+    add("--batches", type=int, nargs="+", default=[72, 144, 288, 576, 1152])
     add("--repeats", type=int, default=5, help="turns of each side (default: 5)")
     add("--precision", choices=PRECISIONS, default="auto", help="default: auto")
     options = parser.parse_args()
@@ -37,25 +37,27 @@ def main() -> None:
         with mock.patch("models.transformation_detector.SCORING_BATCH", batch):
             detector = TransformationDetector(precision=options.precision, epochs=0.01, verbose=0)
             detector.fit(x)
-        sides[f"detector, batches of {batch}"] = lambda detector=detector: seconds_of(
+        sides["detector", batch] = lambda detector=detector: seconds_of(
             lambda: detector.score_variants(x)
         )
-    sides["bare forward passes"] = bare(detector.network_, len(x) * 72)
+        sides["bare", batch] = bare(detector.network_, batch, len(x) * 72)
     found = medians(sides, options.repeats)
-    print(f"{device_name()}, {detector.precision_}")
-    forward = found["bare forward passes"]
-    for name, seconds in found.items():
-        overhead = 100 * (seconds / forward - 1)
-        print(f"{name:30}{72 * len(x) / seconds:8.0f} passes/s{overhead:+8.1f} %")
+    print(f"{device_name()}, {detector.precision_}; forward passes a second")
+    print(f"{'batch':>8}{'bare':>10}{'detector':>10}{'overhead':>12}")
+    for batch in options.batches:
+        forward, scoring = found["bare", batch], found["detector", batch]
+        print(
+            f"{batch:8}{72 * len(x) / forward:10.0f}{72 * len(x) / scoring:10.0f}"
+            f"{100 * (scoring / forward - 1):+10.1f} %"
+        )
 
 
-def bare(network, passes: int):
-    """A side: that many forward passes on one batch, again and again."""
-    images = tf.random.uniform((SCORING_BATCH, 32, 32, 3), -1, 1)
+def bare(network, batch: int, passes: int):
+    """A side: so many forward passes on one batch, again and again."""
+    images = tf.random.uniform((batch, 32, 32, 3), -1, 1)
     forward = tf.function(lambda: network(images, training=False), jit_compile=use_xla())
-    return lambda: (
-        seconds_of(lambda: forward().numpy(), passes // SCORING_BATCH) * (passes // SCORING_BATCH)
-    )
+    calls = passes // batch
+    return lambda: seconds_of(lambda: forward().numpy(), calls) * calls
 
 
 if __name__ == "__main__":

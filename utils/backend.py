@@ -119,9 +119,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
     """Keras's batch normalisation, by TensorFlow's fused kernel where TensorFlow is the backend.
 
     Keras builds it from separate reductions and products there, in float32 whatever the policy. The
-    fused kernel reads the policy's dtype and keeps statistics in float32: nearly three times the
-    training speed of the whole network in bfloat16 on a CPU, twice in float32
-    (`benchmarks/training_step.py`). It divides the batch variance that it averages by n - 1, not n.
+    fused kernel reads the policy's dtype and keeps statistics in float32: twice the training speed
+    of the whole network in bfloat16 on a CPU, 1.3 times in float32 (`benchmarks/training_step.py`).
+    It divides the batch variance that it averages by n - 1, not n.
     """
 
     def call(self, inputs, training=None, mask=None):
