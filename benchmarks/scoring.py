@@ -25,7 +25,7 @@ def main() -> None:
     )
     add = parser.add_argument
     add("--images", type=int, default=96, help="to score in a turn (default: 96)")
-    add("--batches", type=int, nargs="+", default=[72, 144, 288, 576, 1152])
+    add("--batches", type=int, nargs="+", default=[72, 144, 576])
     add("--repeats", type=int, default=5, help="turns of each side (default: 5)")
     add("--precision", choices=PRECISIONS, default="auto", help="default: auto")
     options = parser.parse_args()
