@@ -138,13 +138,15 @@ def run_in_worker(run: Run, options: argparse.Namespace) -> str:
     return f"{name}: {text}"
 
 
-def run_one(run: Run, data, options: argparse.Namespace, remaining: int = 1, verbose: int = 1):
+def run_one(
+    run: Run, data, options: argparse.Namespace, remaining: int = 1, verbose: int = 1
+) -> str:
     """Train on the class, score the test set, write the run's file; returns what to print."""
     start = time.perf_counter()
     x = data.x_train[data.y_train == run.class_index][: options.limit_train]
     method = METHODS[run.method]
-    given = settings(method, options) | {"seed": options.seed + run.run, "verbose": verbose}
-    detector = method.create(**given)
+    seed = options.seed + run.run
+    detector = method.create(**settings(method, options, verbose=verbose), seed=seed)
     limits = [options.limit_test, getattr(detector, "max_test", None)]
     limit = min((n for n in limits if n is not None), default=None)
     x_test, y_test = limited_test(data, limit, options.seed)
@@ -165,7 +167,7 @@ def run_one(run: Run, data, options: argparse.Namespace, remaining: int = 1, ver
         "class_index": run.class_index,
         "class_name": data.class_names[run.class_index],
         "run": run.run,
-        "seed": options.seed + run.run,
+        "seed": seed,
         "recipe": recipe_name(options),
         "reduced": recipe_name(options) != "paper",
         "settings": detector.get_settings(),
@@ -199,7 +201,7 @@ def is_done(run: Run, options: argparse.Namespace) -> bool:
     return True
 
 
-def settings(method: Method, options: argparse.Namespace) -> dict:
+def settings(method: Method, options: argparse.Namespace, verbose: int = 1) -> dict:
     """The detector's settings: the recipe's, then what the command line says of those it takes."""
     if options.recipe not in method.recipes:
         raise ValueError(
@@ -209,6 +211,7 @@ def settings(method: Method, options: argparse.Namespace) -> dict:
         "epochs": options.epochs,
         "batch_size": options.batch_size,
         "precision": options.precision,
+        "verbose": verbose,
     }
     taken = inspect.signature(method.create).parameters
     given = {name: v for name, v in given.items() if v is not None and name in taken}

@@ -34,7 +34,7 @@ def test_runs_tables_and_nothing_twice(tmp_path, capsys):
     assert set(details["seconds"]) == {"training", "alpha", "scoring"}
     assert details["found"]["training_samples"] == round(0.2 * 60 * 72)
     table = pd.read_csv(tmp_path / "digits" / "table.csv", dtype={"class": str})
-    assert table["class"].tolist() == ["0", "4"] * 2 and (table["runs"] == 2).all()
+    assert table["class"].tolist() == ["0", "4"] * 3 and (table["runs"] == 2).all()
     before = {file: file.stat().st_mtime_ns for file in files}
     capsys.readouterr()
     assert run(tmp_path, "--classes", "4,0", "--runs", "2") == 0
