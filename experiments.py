@@ -26,7 +26,7 @@ from baselines.dsebm import DSEBM
 from baselines.ocsvm import CAEOCSVM, RawOCSVM
 from models.transformation_detector import RECIPES, TransformationDetector
 from utils.backend import PRECISIONS, backend, device_name, peak_memory, versions
-from utils.datasets import DATASETS, DatasetError, load_dataset
+from utils.datasets import DATASETS, DatasetError, load_dataset, random_part
 from utils.detector import Detector
 from utils.jobs import BACKENDS, run_jobs
 from utils.results import ResultError, Run, read_details, report, write_run
@@ -149,8 +149,8 @@ def run_one(
     detector = method.create(**settings(method, options, verbose=verbose), seed=seed)
     limits = [options.limit_test, getattr(detector, "max_test", None)]
     limit = min((n for n in limits if n is not None), default=None)
-    x_test, y_test = limited_test(data, limit, options.seed)
-    normal = y_test == run.class_index
+    x_test = random_part(data.x_test, limit, options.seed)
+    normal = random_part(data.y_test, limit, options.seed) == run.class_index
     run.path.parent.mkdir(parents=True, exist_ok=True)
     if method.resumable:
         estimate = [TimeEstimate(detector, len(x), len(x_test), remaining)] if verbose else []
@@ -228,14 +228,6 @@ def recipe_name(options: argparse.Namespace) -> str:
     }
     changed = [f"{value:g} {name}" for name, value in changes.items() if value is not None]
     return ", ".join([options.recipe, *changed])
-
-
-def limited_test(data, limit: int | None, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The test set, or a random part of it that is the same for every class, method and run."""
-    if limit is None or limit >= len(data.x_test):
-        return data.x_test, data.y_test
-    part = np.sort(np.random.default_rng(seed).permutation(len(data.x_test))[:limit])
-    return data.x_test[part], data.y_test[part]
 
 
 class TimeEstimate(keras.callbacks.Callback):

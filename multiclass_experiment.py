@@ -48,7 +48,13 @@ from utils.backend import (
     use_xla,
     versions,
 )
-from utils.datasets import DatasetError, load_dataset, load_test_images, write_npz
+from utils.datasets import (
+    DatasetError,
+    load_dataset,
+    load_test_images,
+    random_part,
+    write_npz,
+)
 from utils.metrics import evaluate
 from utils.optimizers import SGD
 from utils.results import ResultError
@@ -304,13 +310,6 @@ def accuracy(network: keras.Model, x: np.ndarray, y: np.ndarray) -> float:
     logits = outputs["categories"] if isinstance(outputs, dict) else outputs
     classifier = keras.Model(images, logits)
     return float((classifier.predict(x, batch_size=SCORING_BATCH, verbose=0).argmax(1) == y).mean())
-
-
-def random_part(x: np.ndarray, limit: int | None, seed: int) -> np.ndarray:
-    """A random so many of x's rows, in order: the same ones for all arrays of that length."""
-    if limit is None or limit >= len(x):
-        return x
-    return x[np.sort(np.random.default_rng(seed).permutation(len(x))[:limit])]
 
 
 # ---------------------------------------------------------------------------------------- results

@@ -41,7 +41,7 @@ def main() -> None:
         detector = TransformationDetector(**settings).fit(x)
         alphas = alphas_of(detector, x, [n for n in SIZES if n < len(x)] + [len(x)])
         scores = {n: np.empty(len(data.x_test)) for n in alphas}
-        for part, log_p in detector._responses(data.x_test, "scoring"):
+        for part, log_p in detector.log_responses(data.x_test):
             for n, alpha in alphas.items():
                 scores[n][part] = normality_score(alpha, log_p)
         print(f"\n{data.class_names[class_index]}\n{'images':>8}{'AUROC':>10}{'alpha off by':>15}")
@@ -54,15 +54,14 @@ def main() -> None:
 def alphas_of(
     detector: TransformationDetector, x: np.ndarray, sizes: list[int]
 ) -> dict[int, np.ndarray]:
-    """Alpha (k, k) from the first n of images x, for each n of the growing sizes."""
-    alphas, done = {}, 0
-    k = detector.transformer_.n_transforms
-    sums = np.zeros((2, k, k))
+    """Alpha (m, k) from the first n of images x, for each n of the growing sizes."""
+    alphas, done, sum_p, sum_log_p = {}, 0, 0.0, 0.0
     for n in sizes:
-        for _, log_p in detector._responses(x[done:n], "estimating alpha"):
-            sums += np.exp(log_p).sum(0), log_p.sum(0)
+        for _, log_p in detector.log_responses(x[done:n]):
+            sum_p = sum_p + np.exp(log_p).sum(0)
+            sum_log_p = sum_log_p + log_p.sum(0)
         done = n
-        alphas[n] = estimate_alpha(*sums / n)
+        alphas[n] = estimate_alpha(sum_p / n, sum_log_p / n)
     return alphas
 
 

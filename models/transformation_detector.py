@@ -7,6 +7,7 @@ import os
 import tempfile
 import time
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
@@ -28,21 +29,24 @@ from utils.backend import (
 )
 from utils.detector import Detector, NotFittedError, check_images
 from utils.dirichlet import estimate_alpha, normality_score
+from utils.optimizers import Muon
 from utils.training import Checkpoint, fit_pairs
 
 SCORES = ("dirichlet", "simplified", "rotation")
 SCORED = ("all", "unflipped")
 SCHEDULES = ("constant", "one_cycle")
+OPTIMIZERS = {"adam": keras.optimizers.Adam, "muon": Muon}
 
 RECIPES = {
     "paper": {},
     "one_cycle": {"schedule": "one_cycle", "learning_rate": 4e-3, "weight_decay": 0.0},
     "fast": {
+        "optimizer": "muon",
         "schedule": "one_cycle",
-        "learning_rate": 4e-3,
+        "learning_rate": 1e-2,
         "weight_decay": 0.0,
         "widen_factor": 2,
-        "samples": 432_000,
+        "samples": 400_000,
         "score": "rotation",
         "scored": "unflipped",
         "alpha_images": 500,
@@ -76,11 +80,12 @@ class TransformationDetector(Detector):
     - depth, widen_factor: 10, 4 up to 32x32 and 16, 8 above;
     - epochs over the |T| * n transformed images: 200 / |T|, rounded up. It may be a fraction.
 
-    samples: instead of epochs, how many transformed images training sees, whatever n is. Adam with
-    learning_rate, "constant" or "one_cycle" (linear warm-up from 1/25 of it over the first three
-    tenths, then cosine to 0). weight_decay: see `create_wide_residual_network`. precision:
-    "float32", "mixed_bfloat16", or "auto", which takes bfloat16 where the device computes it. The
-    same seed gives the same initial weights and, on any backend, the same order of pairs.
+    samples: instead of epochs, how many transformed images training sees, whatever n is. optimizer:
+    "adam", or "muon", see `utils.optimizers.Muon`, with learning_rate, "constant" or "one_cycle"
+    (linear warm-up from 1/25 of it over the first three tenths, then cosine to 0). weight_decay:
+    see `create_wide_residual_network`. precision: "float32", "mixed_bfloat16", or "auto", which
+    takes bfloat16 where the device computes it. The same seed gives the same initial weights and,
+    on any backend, the same order of pairs.
 
     score: "dirichlet" (section 4.2), "simplified" (its last paragraph) or "rotation", which is not
     the paper's: the Dirichlet score of the rotation alone, from responses summed over flips and
@@ -111,6 +116,7 @@ class TransformationDetector(Detector):
         epochs: float | None = None,
         samples: int | None = None,
         batch_size: int = 128,
+        optimizer: str = "adam",
         learning_rate: float = 1e-3,
         schedule: str = "constant",
         weight_decay: float = 5e-4,
@@ -129,6 +135,7 @@ class TransformationDetector(Detector):
         self.epochs = epochs
         self.samples = samples
         self.batch_size = batch_size
+        self.optimizer = optimizer
         self.learning_rate = learning_rate
         self.schedule = schedule
         self.weight_decay = weight_decay
@@ -223,7 +230,7 @@ class TransformationDetector(Detector):
         total_steps = max(1, round(self._epochs(len(x)) * steps_per_epoch))
         model = self._trainer
         model.compile(
-            keras.optimizers.Adam(self._learning_rate(total_steps)),
+            OPTIMIZERS[self.optimizer](self._learning_rate(total_steps)),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=["accuracy"],
             jit_compile=use_xla(),
@@ -313,6 +320,14 @@ class TransformationDetector(Detector):
         responder = self._responder if whole else self._create_responder(np.arange(k))
         parts = self._responses(x, "explaining", responder)
         return np.concatenate([np.exp(log_p).astype("f4") for _, log_p in parts])
+
+    def log_responses(self, x: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+        """Yields (part, log y(T_i(x[part]))), from which all scores are computed, batch by batch.
+
+        part: a slice of x. The logarithms are float64 (len(part), m, k), for the m scored of the k
+        transformations. Raises as `score_samples`.
+        """
+        return self._responses(self._check_scored(x), "responses")
 
     def _check_scored(self, x):
         if not hasattr(self, "alpha_"):
@@ -513,6 +528,7 @@ class TransformationDetector(Detector):
             _check_choice("transformations", self.transformations, ("full", "simple"))
         _check_choice("score", self.score, SCORES)
         _check_choice("scored", self.scored, SCORED)
+        _check_choice("optimizer", self.optimizer, tuple(OPTIMIZERS))
         _check_choice("schedule", self.schedule, SCHEDULES)
         for name in ("epochs", "samples", "batch_size", "learning_rate", "alpha_images"):
             value = getattr(self, name)

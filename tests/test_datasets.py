@@ -223,3 +223,12 @@ def test_the_real_data(name):
     assert (len(data.x_train), len(data.x_test)) == sizes.get(name, (50_000, 10_000))
     counts = np.bincount(data.y_test)
     assert name == "mnist" or len(set(counts.tolist())) == 1
+
+
+def test_a_random_part_is_the_same_for_images_and_labels():
+    x, y = np.arange(200).reshape(100, 2), np.arange(100)
+    part = datasets.random_part(y, 30, seed=0)
+    assert len(set(part.tolist())) == 30 and (np.diff(part) > 0).all()
+    np.testing.assert_array_equal(datasets.random_part(x, 30, seed=0), x[part])
+    assert not np.array_equal(datasets.random_part(y, 30, seed=1), part)
+    assert datasets.random_part(x, None, 0) is x and datasets.random_part(x, 100, 0) is x

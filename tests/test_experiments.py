@@ -157,14 +157,6 @@ def test_classes_by_name_and_number():
     assert experiments.chosen_classes("bird, 0", names) == [2, 0]
 
 
-def test_the_limited_test_set_is_the_same_for_all_classes(digits):
-    x, y = experiments.limited_test(digits, 50, seed=0)
-    again, _ = experiments.limited_test(digits, 50, seed=0)
-    assert len(x) == len(y) == 50 and len(set(y.tolist())) == 10
-    np.testing.assert_array_equal(x, again)
-    assert experiments.limited_test(digits, None, 0)[0] is digits.x_test
-
-
 class Brightness(Detector):
     """Scores at most max_test images, by how near their brightness is to the training images'."""
 

@@ -253,21 +253,22 @@ detector.fit(np.load("x.npy"), checkpoint="run.weights.h5", checkpoint_seconds={
 """
 
 
-def test_training_that_was_killed_ends_with_the_weights_of_the_unbroken(fours, tmp_path):
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_training_that_was_killed_ends_with_the_weights_of_the_unbroken(fours, tmp_path, optimizer):
     """13 steps of 3 epochs of 10: killed within an epoch, after its checkpoint."""
-    x = fours[:80]
+    x, settings = fours[:80], SMALL | {"optimizer": optimizer}
     np.save(tmp_path / "x.npy", x)
-    code = KILLED.format(settings=SMALL, every=0)
+    code = KILLED.format(settings=settings, every=0)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     killed = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment)
     assert killed.returncode == -signal.SIGKILL
     checkpoint = tmp_path / "run.weights.h5"
     assert checkpoint.exists()
     counter = Counter()
-    resumed = TransformationDetector(**SMALL, epochs=3, batch_size=64)
+    resumed = TransformationDetector(**settings, epochs=3, batch_size=64)
     resumed.fit(x, checkpoint=checkpoint, callbacks=[counter])
     assert counter.steps == 30 - 13
-    unbroken = TransformationDetector(**SMALL, epochs=3, batch_size=64).fit(x)
+    unbroken = TransformationDetector(**settings, epochs=3, batch_size=64).fit(x)
     for one, other in zip(
         resumed.network_.get_weights(), unbroken.network_.get_weights(), strict=True
     ):
@@ -312,6 +313,7 @@ def test_images_that_make_no_sense_are_named(x, message):
         ({"scored": "some"}, "scored is 'some', expected one of all, unflipped"),
         ({"alpha_images": 0}, "alpha_images is 0"),
         ({"samples": -1}, "samples is -1"),
+        ({"optimizer": "sgd"}, "optimizer is 'sgd', expected one of adam, muon"),
         ({"schedule": "cosine"}, "schedule is 'cosine'"),
         ({"epochs": 0}, "epochs is 0, expected a positive number"),
         ({"batch_size": -1}, "batch_size is -1"),

@@ -169,6 +169,13 @@ def load_test_images(
     return x
 
 
+def random_part(x: np.ndarray, limit: int | None, seed: int) -> np.ndarray:
+    """A random so many of x's rows, in order: the same ones for all arrays of that length."""
+    if limit is None or limit >= len(x):
+        return x
+    return x[np.sort(np.random.default_rng(seed).permutation(len(x))[:limit])]
+
+
 def _tiny_imagenet(data_dir, side):
     npz, folder = data_dir / "tiny_imagenet.npz", data_dir / "tiny_imagenet"
     if npz.exists():
