@@ -32,7 +32,6 @@ import pandas as pd
 from keras import ops
 
 from baselines.odin import ODIN
-from models.transformation_detector import SCORING_BATCH
 from models.wide_residual_network import (
     create_two_headed_wide_residual_network,
     create_wide_residual_network,
@@ -45,6 +44,7 @@ from utils.backend import (
     backend,
     device_name,
     resolve_precision,
+    scoring_batch,
     use_xla,
     versions,
 )
@@ -299,7 +299,7 @@ def simplified_scores(network: keras.Model, x: np.ndarray) -> np.ndarray:
     right = ops.diagonal(ops.reshape(log_p, (-1, k, k)), axis1=1, axis2=2)
     scorer = keras.Model(images, right)
     scorer.compile(jit_compile=use_xla())
-    log_p = scorer.predict(x, batch_size=max(1, SCORING_BATCH // k), verbose=0)
+    log_p = scorer.predict(x, batch_size=max(1, scoring_batch() // k), verbose=0)
     return np.exp(log_p.astype(np.float64)).mean(axis=1)
 
 
@@ -309,7 +309,8 @@ def accuracy(network: keras.Model, x: np.ndarray, y: np.ndarray) -> float:
     outputs = network(scale_images(images))
     logits = outputs["categories"] if isinstance(outputs, dict) else outputs
     classifier = keras.Model(images, logits)
-    return float((classifier.predict(x, batch_size=SCORING_BATCH, verbose=0).argmax(1) == y).mean())
+    predicted = classifier.predict(x, batch_size=scoring_batch(), verbose=0).argmax(1)
+    return float((predicted == y).mean())
 
 
 # ---------------------------------------------------------------------------------------- results

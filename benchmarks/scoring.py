@@ -34,7 +34,8 @@ def main() -> None:
     x = rng.integers(0, 256, (options.images, 32, 32, 3), dtype=np.uint8)
     sides = {}
     for batch in options.batches:
-        with mock.patch("models.transformation_detector.SCORING_BATCH", batch):
+        scoring_batch = mock.Mock(return_value=batch)
+        with mock.patch("models.transformation_detector.scoring_batch", scoring_batch):
             detector = TransformationDetector(precision=options.precision, epochs=0.01, verbose=0)
             detector.fit(x)
         sides["detector", batch] = lambda detector=detector: seconds_of(

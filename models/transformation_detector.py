@@ -24,6 +24,7 @@ from utils.backend import (
     backend,
     device_name,
     resolve_precision,
+    scoring_batch,
     use_xla,
     versions,
 )
@@ -60,12 +61,9 @@ RECIPES = {
 }
 """Named hyperparameters. `paper` is section 5.3: the constructor's own defaults."""
 
-SCORING_BATCH = 576
-"""Forward passes a batch while scoring, or one image's where it has more transformations."""
-
 MAX_ACTIVATIONS = 2**32
 """A layer's numbers while scoring, over which `load` takes a file for absurd: 14 times the paper's
-at 64x64."""
+at 64x64 on a GPU."""
 
 FORMAT = 2
 
@@ -211,7 +209,7 @@ class TransformationDetector(Detector):
         """The model from images to log y(T_i(x)) for the transformations i of some indices."""
         height, width, _ = self.image_shape_
         k, m = self.transformer_.n_transforms, len(indices)
-        b = max(1, SCORING_BATCH // m)
+        b = max(1, scoring_batch() // m)  # images: one where it has more transformations
         images = keras.Input(batch_shape=(b, *self.image_shape_), dtype=self.image_dtype_)
         moved = all_transformed(images, self.transformer_.index_maps(height, width)[indices])
         log_p = ops.log_softmax(self.network_(scale_images(moved)), axis=-1)
@@ -467,7 +465,7 @@ class TransformationDetector(Detector):
                 f"depth {depth}, widen factor {widen_factor} and {k} transformations make over "
                 f"{weights} weights, the file has {stored_bytes} bytes of them"
             )
-        passes, maps = max(SCORING_BATCH, k), max(16 * widen_factor, channels)
+        passes, maps = max(scoring_batch(), k), max(16 * widen_factor, channels)
         if passes * height * width * maps > MAX_ACTIVATIONS:
             raise ValueError(f"images {shape} under {k} transformations would exhaust memory")
 

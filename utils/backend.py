@@ -78,6 +78,11 @@ def use_xla() -> bool:
     return backend() == "jax" or (backend() == "tensorflow" and _gpu() is not None)
 
 
+def scoring_batch() -> int:
+    """Forward passes a batch while scoring: 576 on a GPU, 144 on a CPU, which is faster there."""
+    return 144 if _gpu() is None else 576
+
+
 def _cpuinfo(field: str) -> str:
     """The first value of a field of /proc/cpuinfo, empty where there is none."""
     if not os.path.exists("/proc/cpuinfo"):
