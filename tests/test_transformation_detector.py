@@ -283,10 +283,13 @@ def test_a_checkpoint_of_other_settings_is_refused(fours, tmp_path):
 
 
 def test_memory_while_scoring_does_not_grow_with_the_images(detector):
-    """Responses come one batch of constant size at a time."""
-    batches = list(detector._responses(np.zeros((200, 16, 16, 1), np.uint8), "scoring"))
-    assert len(batches) == -(-200 // 72)
-    assert {log_p.shape[0] for _, log_p in batches[:-1]} == {72}
+    """Responses come one batch at a time, of a size that does not depend on the images' number."""
+    sizes = []
+    for n in (200, 301):
+        batches = list(detector.log_responses(np.zeros((n, 16, 16, 1), np.uint8)))
+        assert sum(len(log_p) for _, log_p in batches) == n
+        sizes += [len(log_p) for _, log_p in batches[:-1]]
+    assert len(set(sizes)) == 1 and sizes[0] * 8 <= 576
 
 
 @pytest.mark.parametrize(
