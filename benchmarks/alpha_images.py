@@ -6,13 +6,12 @@ A detector is trained on each class; then alpha is estimated from the responses 
 training images, for growing n, and all alphas score the same responses of the test set.
 """
 
-import argparse
-
 import numpy as np
 
+from benchmarks.options import recipe_parser
 from models.transformation_detector import RECIPES, TransformationDetector
 from utils.backend import device_name
-from utils.datasets import DATASETS, load_dataset
+from utils.datasets import load_dataset
 from utils.dirichlet import estimate_alpha, normality_score
 from utils.metrics import auroc
 
@@ -21,15 +20,8 @@ SIZES = (25, 50, 100, 250, 500, 1000, 2500, 5000)
 
 def main() -> None:
     """Print a table of AUROC and of the distance of alpha from that of all images."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("--dataset", choices=DATASETS, default="cifar10", help="default: cifar10")
-    add("--data-dir", default="data", help="where data sets lie (default: data)")
-    add("--classes", default="1,2", help="by number, separated by commas (default: 1,2)")
-    add("--recipe", choices=RECIPES, default="fast", help="default: fast")
-    add("--epochs", type=float, help="the recipe's own by default")
+    parser = recipe_parser(__doc__, classes="1,2")
+    parser.add_argument("--epochs", type=float, help="the recipe's own by default")
     options = parser.parse_args()
 
     data = load_dataset(options.dataset, options.data_dir)
@@ -55,13 +47,13 @@ def alphas_of(
     detector: TransformationDetector, x: np.ndarray, sizes: list[int]
 ) -> dict[int, np.ndarray]:
     """Alpha (m, k) from the first n of images x, for each n of the growing sizes."""
-    alphas, done, sum_p, sum_log_p = {}, 0, 0.0, 0.0
+    alphas, done = {}, 0
+    sums = np.zeros((2, *detector.alpha_.shape))
     for n in sizes:
         for _, log_p in detector.log_responses(x[done:n]):
-            sum_p = sum_p + np.exp(log_p).sum(0)
-            sum_log_p = sum_log_p + log_p.sum(0)
+            sums += np.exp(log_p).sum(0), log_p.sum(0)
         done = n
-        alphas[n] = estimate_alpha(sum_p / n, sum_log_p / n)
+        alphas[n] = estimate_alpha(*sums / n)
     return alphas
 
 

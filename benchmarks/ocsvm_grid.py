@@ -8,26 +8,22 @@ on all training images, and each scores a random sample of the test images; the 
 scoring scaled to the whole test set, are taken times the number of settings.
 """
 
-import argparse
 import time
 
 import numpy as np
 from sklearn.svm import OneClassSVM
 
 from baselines.ocsvm import RawOCSVM
+from benchmarks.options import data_parser
 from utils.backend import device_name, peak_memory
-from utils.datasets import DATASETS, load_dataset
+from utils.datasets import load_dataset
 from utils.detector import to_unit_range
 
 
 def main() -> None:
     """Time both sides and print the medians and their ratio."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = data_parser(__doc__)
     add = parser.add_argument
-    add("--dataset", choices=DATASETS, default="cifar10", help="default: cifar10")
-    add("--data-dir", default="data", help="where data sets lie (default: data)")
     add("--class-index", type=int, default=0, help="the normal class by number (default: 0)")
     add("--limit-train", type=int, help="train on the first N images of the class")
     add("--limit-test", type=int, help="score the first N images of the test set")

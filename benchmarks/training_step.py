@@ -100,12 +100,7 @@ def measure(precision: str, options: argparse.Namespace) -> None:
 def compiled_trainer(detector: TransformationDetector, jit_compile: bool | None = None):
     """The detector's untrained model on [images, t], compiled as `fit` compiles it."""
     detector._build((32, 32, 3), "uint8")
-    detector._trainer.compile(
-        keras.optimizers.Adam(detector.learning_rate),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-        jit_compile=use_xla() if jit_compile is None else jit_compile,
-    )
+    detector._compile_trainer(WARM_UP + STEPS, use_xla() if jit_compile is None else jit_compile)
     return detector._trainer
 
 

@@ -8,14 +8,14 @@ classes. Prints, a line a class, how well the network knows the held-out images'
 (accuracy, negative log-likelihood) and the AUROC of every score.
 """
 
-import argparse
 import json
 
 import numpy as np
 
+from benchmarks.options import recipe_parser
 from models.transformation_detector import RECIPES, TransformationDetector
 from utils.backend import device_name
-from utils.datasets import DATASETS, load_dataset
+from utils.datasets import load_dataset
 from utils.metrics import auroc
 
 ANOMALIES = 1500
@@ -23,15 +23,10 @@ ANOMALIES = 1500
 
 def main() -> None:
     """The command at the head of this file."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = recipe_parser(__doc__, classes="1,3")
+    parser.add_argument(
+        "--set", metavar="NAME=VALUE", action="append", default=[], help="of the detector, any"
     )
-    add = parser.add_argument
-    add("--dataset", choices=DATASETS, default="cifar10", help="default: cifar10")
-    add("--data-dir", default="data", help="where data sets lie (default: data)")
-    add("--classes", default="1,3", help="by number, separated by commas (default: 1,3)")
-    add("--recipe", choices=RECIPES, default="fast", help="default: fast")
-    add("--set", metavar="NAME=VALUE", action="append", default=[], help="of the detector, any")
     options = parser.parse_args()
 
     settings = RECIPES[options.recipe] | dict(map(parse_setting, options.set))

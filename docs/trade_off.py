@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from utils.results import PUBLISHED, read_details
+from utils.results import PUBLISHED, Run, read_details
 
 CLASSES = (1, 2)
 SCORES = ("rotation", "dirichlet", "simplified")
@@ -48,7 +48,7 @@ def measured() -> list[dict]:
     rows = []
     for folder in folders:
         for class_index in CLASSES:
-            run = read_details(folder / f"cifar10/cifar10_transformations_{class_index}_0.npz")
+            run = read_details(Run(folder, "cifar10", "transformations", class_index, 0).path)
             rows.append(
                 {
                     "class_index": class_index,

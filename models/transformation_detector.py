@@ -226,16 +226,10 @@ class TransformationDetector(Detector):
         k = self.transformer_.n_transforms
         steps_per_epoch = math.ceil(len(x) * k / self.batch_size)
         total_steps = max(1, round(self._epochs(len(x)) * steps_per_epoch))
-        model = self._trainer
-        model.compile(
-            OPTIMIZERS[self.optimizer](self._learning_rate(total_steps)),
-            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            metrics=["accuracy"],
-            jit_compile=use_xla(),
-        )
+        self._compile_trainer(total_steps, use_xla())
         state = Checkpoint(checkpoint, checkpoint_seconds, self._fingerprint(x))
         fit_pairs(
-            model,
+            self._trainer,
             x,
             lambda epoch: epoch_pairs(len(x), k, self.seed, epoch),
             n_transforms=k,
@@ -247,6 +241,14 @@ class TransformationDetector(Detector):
             verbose=self.verbose,
         )
         return state.seconds
+
+    def _compile_trainer(self, total_steps, jit_compile):
+        self._trainer.compile(
+            OPTIMIZERS[self.optimizer](self._learning_rate(total_steps)),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=["accuracy"],
+            jit_compile=jit_compile,
+        )
 
     def _learning_rate(self, total_steps):
         if self.schedule == "constant":

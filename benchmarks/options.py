@@ -1,0 +1,26 @@
+"""Command-line options that several benchmarks share."""
+
+import argparse
+
+from models.transformation_detector import RECIPES
+from utils.datasets import DATASETS
+
+
+def data_parser(description: str) -> argparse.ArgumentParser:
+    """A parser with --dataset and --data-dir."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--dataset", choices=DATASETS, default="cifar10", help="default: cifar10")
+    add("--data-dir", default="data", help="where data sets lie (default: data)")
+    return parser
+
+
+def recipe_parser(description: str, classes: str) -> argparse.ArgumentParser:
+    """The same with --classes, by default those given, and --recipe."""
+    parser = data_parser(description)
+    add = parser.add_argument
+    add("--classes", default=classes, help="by number, separated by commas (default: %(default)s)")
+    add("--recipe", choices=RECIPES, default="fast", help="default: fast")
+    return parser
