@@ -25,7 +25,7 @@ from baselines.deep_svdd import DeepSVDD
 from baselines.dsebm import DSEBM
 from baselines.ocsvm import CAEOCSVM, RawOCSVM
 from models.transformation_detector import RECIPES, TransformationDetector
-from utils.backend import PRECISIONS, backend, device_name, peak_memory, versions
+from utils.backend import PRECISIONS, backend, commit, device_name, peak_memory, versions
 from utils.datasets import DATASETS, DatasetError, load_dataset, random_part
 from utils.detector import Detector
 from utils.jobs import BACKENDS, run_jobs
@@ -180,6 +180,7 @@ def run_one(
         "backend": backend(),
         "device": device_name(),
         "versions": versions(),
+        "commit": commit(),
     }
     aurocs = write_run(run, normal, variants, details)
     run.checkpoint.unlink(missing_ok=True)

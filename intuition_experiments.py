@@ -38,6 +38,7 @@ from scipy.special import log_softmax
 from models.transformation_detector import simplified_score
 from transformations import SimpleTransformer, TransformationSet
 from utils.backend import all_transformed, backend, device_name, input_gradient, versions
+from utils.batches import batches, epoch_batches, predict
 from utils.datasets import DatasetError, load_dataset
 from utils.dirichlet import estimate_alpha, normality_score
 from utils.metrics import auroc
@@ -114,7 +115,8 @@ def train_network(
     network.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     labels = np.repeat(np.arange(k), len(x))
     x = transformations.transform_batch(np.tile(x, (k, 1, 1, 1)), labels)
-    network.fit(x, labels, batch_size=batch_size, epochs=epochs, verbose=0)
+    order = epoch_batches(len(x), batch_size, epochs, seed)
+    network.fit(batches(len(order), lambda i: (x[order[i]], labels[order[i]])), verbose=0)
     return network
 
 
@@ -125,7 +127,7 @@ def log_responses(
     k = len(transformations)
     labels = np.tile(np.arange(k), len(x))
     moved = transformations.transform_batch(np.repeat(x, k, axis=0), labels)
-    logits = network.predict(moved, batch_size=512, verbose=0)
+    logits = predict(network, moved, 512)
     return log_softmax(logits.astype(np.float64).reshape(-1, k, k), axis=-1)
 
 

@@ -42,12 +42,14 @@ from utils.backend import (
     PRECISIONS,
     all_transformed,
     backend,
+    commit,
     device_name,
     resolve_precision,
     scoring_batch,
     use_xla,
     versions,
 )
+from utils.batches import predict
 from utils.datasets import (
     DatasetError,
     load_dataset,
@@ -132,6 +134,7 @@ def run(options: argparse.Namespace) -> None:
             "backend": backend(),
             "device": device_name(),
             "versions": versions(),
+            "commit": commit(),
         }
         write_npz(result_path(out, options), arrays | {"details": np.array(json.dumps(details))})
         print(f"wrote {result_path(out, options)}", flush=True)
@@ -239,7 +242,7 @@ def train_network(
     )
 
     def labels(image, t):
-        categories = ops.take(y, image)
+        categories = y[image]
         return {"categories": categories, "transformations": t} if two_headed else categories
 
     settings = {"network": network.name, "epochs": epochs, "batch_size": batch_size, "seed": seed}
@@ -299,7 +302,7 @@ def simplified_scores(network: keras.Model, x: np.ndarray) -> np.ndarray:
     right = ops.diagonal(ops.reshape(log_p, (-1, k, k)), axis1=1, axis2=2)
     scorer = keras.Model(images, right)
     scorer.compile(jit_compile=use_xla())
-    log_p = scorer.predict(x, batch_size=max(1, scoring_batch() // k), verbose=0)
+    log_p = predict(scorer, x, max(1, scoring_batch() // k))
     return np.exp(log_p.astype(np.float64)).mean(axis=1)
 
 
@@ -309,7 +312,7 @@ def accuracy(network: keras.Model, x: np.ndarray, y: np.ndarray) -> float:
     outputs = network(scale_images(images))
     logits = outputs["categories"] if isinstance(outputs, dict) else outputs
     classifier = keras.Model(images, logits)
-    predicted = classifier.predict(x, batch_size=scoring_batch(), verbose=0).argmax(1)
+    predicted = predict(classifier, x, scoring_batch()).argmax(1)
     return float((predicted == y).mean())
 
 

@@ -4,11 +4,8 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from models.encoders_decoders import (
-    DeepBaseline,
-    convolutional_decoder,
-    convolutional_encoder,
-)
+from baselines.deep import DeepBaseline
+from models.encoders_decoders import convolutional_decoder, convolutional_encoder
 from utils.backend import backend, input_gradient, use_xla
 
 

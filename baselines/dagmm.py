@@ -6,13 +6,10 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from models.encoders_decoders import (
-    DeepBaseline,
-    convolutional_decoder,
-    convolutional_encoder,
-    epoch_batches,
-)
+from baselines.deep import DeepBaseline
+from models.encoders_decoders import convolutional_decoder, convolutional_encoder
 from utils.backend import use_xla
+from utils.batches import epoch_batches
 
 TINY = 1e-6
 """Keeps norms and shares of components away from 0, where their logarithms and slopes end."""

@@ -4,8 +4,9 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from models.encoders_decoders import DeepBaseline, epoch_batches
+from baselines.deep import DeepBaseline
 from utils.backend import BatchNormalization, use_xla
+from utils.batches import epoch_batches
 from utils.detector import to_unit_range
 
 FINE_TUNING = 100 / 250

@@ -4,8 +4,10 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from models.encoders_decoders import DeepBaseline, convolutional_encoder, epoch_batches
+from baselines.deep import DeepBaseline
+from models.encoders_decoders import convolutional_encoder
 from utils.backend import input_gradient, use_xla
+from utils.batches import epoch_batches
 
 
 class DSEBM(DeepBaseline):

@@ -24,8 +24,10 @@ from joblib import Parallel, delayed
 from sklearn.svm import OneClassSVM
 from tqdm.auto import tqdm
 
+from baselines.deep import check_training, fit_network
 from models.encoders_decoders import convolutional_decoder, convolutional_encoder
 from utils.backend import use_xla
+from utils.batches import epoch_batches, predict
 from utils.detector import Detector, NotFittedError, check_images, to_unit_range
 from utils.metrics import auroc
 
@@ -289,21 +291,24 @@ class CAEOCSVM(_OneClassSVM):
         images = keras.Input(shape)
         autoencoder = keras.Model(images, decoder(self.encoder_(images)))
         autoencoder.compile(keras.optimizers.Adam(self.learning_rate), "mse", jit_compile=use_xla())
-        x = to_unit_range(x)
-        rng = np.random.default_rng(self.seed)
-        epochs = tqdm(
-            range(math.ceil(self.epochs)), "autoencoder", unit="epoch", disable=not self.verbose
+        batches = epoch_batches(len(x), self.batch_size, self.epochs, self.seed)
+        fit_network(
+            autoencoder,
+            x,
+            batches,
+            "autoencoder",
+            targets=True,
+            learning_rate=self.learning_rate,
+            verbose=self.verbose,
         )
-        for epoch in epochs:
-            order = rng.permutation(len(x))[: max(1, round((self.epochs - epoch) * len(x)))]
-            history = autoencoder.fit(
-                x[order], x[order], batch_size=self.batch_size, shuffle=False, verbose=0
-            )
-            epochs.set_postfix(loss=f"{history.history['loss'][0]:.4f}")
         self.seconds_["autoencoder"] = time.perf_counter() - start
 
+    def _check_settings(self):
+        super()._check_settings()
+        check_training(self)
+
     def _features(self, x):
-        codes = self.encoder_.predict(to_unit_range(x), batch_size=SCORING_ROWS, verbose=0)
+        codes = predict(self.encoder_, x, SCORING_ROWS, to_unit_range)
         return codes.astype(np.float64)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from keras import ops
 
 from utils.backend import input_gradient, use_xla
+from utils.batches import predict
 from utils.detector import Detector, NotFittedError, check_images, to_unit_range
 
 SCORING_BATCH = 200
@@ -71,7 +72,7 @@ class ODIN(Detector):
             raise NotFittedError("this detector knows no images yet: call fit")
         x = to_unit_range(check_images(x, self.image_shape_, self.image_dtype_))
         start = time.perf_counter()
-        logits = self._perturbed.predict(x, batch_size=SCORING_BATCH, verbose=0)
+        logits = predict(self._perturbed, x, SCORING_BATCH)
         self.seconds_["scoring"] = time.perf_counter() - start
         return log_maximum_softmax(logits, self.temperature)
 

@@ -56,21 +56,6 @@ def test_batch_normalisation_equals_keras_own():
     np.testing.assert_allclose(*both(training=True), atol=1e-4)
 
 
-def test_pair_batches_give_the_images_and_indices_of_the_pairs():
-    x = np.arange(5 * 2 * 2, dtype=np.uint8).reshape(5, 2, 2, 1)
-    pairs = np.random.default_rng(0).permutation(5 * 8).astype(np.int32)
-    batches = [
-        [np.asarray(a) for a in (images, t, label)]
-        for (images, t), label in backend.pair_batches(x, pairs, 8, batch_size=16)
-    ]
-    assert [len(t) for _, t, _ in batches] == [16, 16, 8]
-    images, t, labels = (np.concatenate(column) for column in zip(*batches, strict=True))
-    np.testing.assert_array_equal(t, pairs % 8)
-    np.testing.assert_array_equal(labels, t)
-    np.testing.assert_array_equal(images, x[pairs // 8])
-    assert images.dtype == np.uint8
-
-
 def test_the_machine_is_described():
     assert backend.device_name()
     assert backend.versions()["keras"] == keras.__version__

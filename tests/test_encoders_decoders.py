@@ -6,7 +6,8 @@ from baselines.adgan import ADGAN
 from baselines.dagmm import DAGMM
 from baselines.deep_svdd import DeepSVDD
 from baselines.dsebm import DSEBM
-from models.encoders_decoders import convolutional_decoder, convolutional_encoder, epoch_batches
+from models.encoders_decoders import convolutional_decoder, convolutional_encoder
+from utils.batches import epoch_batches
 from utils.detector import NotFittedError
 
 SMALL = {

@@ -3,9 +3,10 @@
 import os
 import platform
 import resource
+import subprocess
 import sys
-from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -113,6 +114,19 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {n: metadata.version(n) for n in names}
 
 
+def commit() -> str:
+    """The commit of this project that runs, with `+` where files differ from it; "" without git."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        head, changed = (
+            subprocess.run([*git, *arguments], capture_output=True, text=True, check=True).stdout
+            for arguments in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
+        )
+    except (OSError, subprocess.CalledProcessError):  # no git, or files without their history
+        return ""
+    return head.strip() + "+" * bool(changed)
+
+
 def peak_memory() -> int:
     """The largest resident set of this process so far, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -149,49 +163,6 @@ class BatchNormalization(keras.layers.BatchNormalization):
             for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
                 moving.assign(moving * self.momentum + batch * (1.0 - self.momentum))
         return outputs
-
-
-def pair_batches(
-    x: np.ndarray,
-    pairs: np.ndarray,
-    n_transforms: int,
-    batch_size: int,
-    labels: Callable | None = None,
-):
-    """Batches ([images, t], labels) for `Model.fit`, in the order of `pairs`.
-
-    x: (n, h, w, c) images, never copied nor transformed. pairs: int32 numbers of (image, t) pairs,
-    image * n_transforms + t. labels: a function, by keras.ops, of a batch's image numbers and t,
-    whose default is t. A prefetching tf.data.Dataset on TensorFlow, a PyDataset elsewhere.
-    """
-    labels = labels or (lambda image, t: t)
-    if backend() != "tensorflow":
-        return _PairBatches(x, pairs, n_transforms, batch_size, labels)
-    import tensorflow as tf
-
-    images = tf.constant(x)
-
-    def gather(batch):
-        image, t = batch // n_transforms, batch % n_transforms
-        return (tf.gather(images, image), t), labels(image, t)
-
-    dataset = tf.data.Dataset.from_tensor_slices(pairs).batch(batch_size)
-    return dataset.map(gather, num_parallel_calls=1).prefetch(4)
-
-
-class _PairBatches(keras.utils.PyDataset):
-    def __init__(self, x, pairs, n_transforms, batch_size, labels):
-        super().__init__()
-        self.x, self.pairs, self.labels = x, pairs, labels
-        self.n_transforms, self.batch_size = n_transforms, batch_size
-
-    def __len__(self):
-        return -(-len(self.pairs) // self.batch_size)
-
-    def __getitem__(self, index):
-        batch = self.pairs[index * self.batch_size : (index + 1) * self.batch_size]
-        image, t = batch // self.n_transforms, batch % self.n_transforms
-        return (self.x[image], t), self.labels(image, t)
 
 
 def all_transformed(images, index_maps: np.ndarray):

@@ -10,7 +10,7 @@ import h5py
 import keras
 import numpy as np
 
-from utils.backend import pair_batches
+from utils.batches import pair_batches
 
 
 def fit_pairs(
@@ -23,7 +23,7 @@ def fit_pairs(
     steps_per_epoch: int,
     total_steps: int,
     checkpoint: "Checkpoint",
-    labels: Callable | None = None,
+    labels: Callable = lambda image, t: t,
     callbacks: list[keras.callbacks.Callback] = (),
     verbose: int = 1,
 ) -> None:
@@ -31,7 +31,7 @@ def fit_pairs(
 
     epoch_pairs: the numbers of an epoch's pairs in their order, steps_per_epoch batches of them.
     The last epoch is cut where the steps end. x, n_transforms, labels: see
-    `utils.backend.pair_batches`.
+    `utils.batches.pair_batches`.
     """
     model.optimizer.build(model.trainable_variables)
     done = checkpoint.restore(model)

@@ -1,0 +1,100 @@
+"""What Keras's `fit` and `predict` are fed: batches made one after the other, while others run."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import keras
+import numpy as np
+
+from utils.backend import backend
+
+
+def batches(n: int, make: Callable[[int], tuple]):
+    """n batches for `Model.fit` or `predict`: batch i is make(i), nested NumPy arrays (b, ...).
+
+    They come in their order, and may differ in b alone. A PyDataset; on TensorFlow, a tf.data
+    pipeline of it without autotuning, whose thread makes the end of `fit` and `predict` wait for up
+    to a minute.
+    """
+    dataset = _Batches(n, make)
+    if backend() != "tensorflow":
+        return dataset
+    import tensorflow as tf
+
+    def spec(array):
+        array = np.asarray(array)
+        return tf.TensorSpec((None, *array.shape[1:]), array.dtype)
+
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return (
+        tf.data.Dataset.from_generator(
+            lambda: map(make, range(n)), output_signature=keras.tree.map_structure(spec, make(0))
+        )
+        .apply(tf.data.experimental.assert_cardinality(n))
+        .prefetch(4)
+        .with_options(options)
+    )
+
+
+class _Batches(keras.utils.PyDataset):
+    def __init__(self, n, make):
+        super().__init__()
+        self.n, self.make = n, make
+
+    def __len__(self):
+        return self.n
+
+    def __getitem__(self, index):
+        return self.make(index)
+
+
+def pair_batches(
+    x: np.ndarray,
+    pairs: np.ndarray,
+    n_transforms: int,
+    batch_size: int,
+    labels: Callable[[np.ndarray, np.ndarray], np.ndarray | dict] = lambda image, t: t,
+):
+    """Batches ([images, t], labels) in the order of `pairs`, the last perhaps smaller.
+
+    x: (n, h, w, c) images, of which only a batch is ever copied. pairs: int32 numbers of (image, t)
+    pairs, image * n_transforms + t. labels: from a batch's image numbers and t to its labels.
+    """
+
+    def make(index):
+        batch = pairs[index * batch_size : (index + 1) * batch_size]
+        image, t = batch // n_transforms, batch % n_transforms
+        return (x[image], t), labels(image, t)
+
+    return batches(math.ceil(len(pairs) / batch_size), make)
+
+
+def predict(
+    model: keras.Model,
+    x: np.ndarray,
+    batch_size: int,
+    prepare: Callable[[np.ndarray], np.ndarray] = lambda part: part,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> np.ndarray:
+    """A model's outputs for all of x, batch by batch, each as `prepare` makes it."""
+
+    def make(index):
+        return (prepare(x[index * batch_size : (index + 1) * batch_size]),)
+
+    fed = batches(math.ceil(len(x) / batch_size), make)
+    return model.predict(fed, verbose=0, callbacks=list(callbacks))
+
+
+def epoch_batches(n: int, batch_size: int, epochs: float, seed: int) -> list[np.ndarray]:
+    """The indices of every training batch: each epoch goes once through n images in new order.
+
+    epochs may be a fraction; there is at least one batch. An epoch's last batch may be smaller.
+    """
+    rng = np.random.default_rng(seed)
+    steps_per_epoch = math.ceil(n / batch_size)
+    indices = []
+    for _ in range(math.ceil(epochs)):
+        order = rng.permutation(n)
+        indices += [order[start : start + batch_size] for start in range(0, n, batch_size)]
+    return indices[: max(1, round(epochs * steps_per_epoch))]
