@@ -3,227 +3,247 @@
     python experiments.py                       digits, which needs no download
     python experiments.py --dataset cifar10     the paper's experiment
 
-A run is one file; asking for a run whose file exists does nothing, so that the same command
-finishes what was interrupted. --jobs runs several at once, on this machine or on a Dask cluster.
-Tables, CSV and ROC plots are made from the files at the end, or by --report.
+A run is one file in --results-dir; asking for a run whose file exists does nothing, so that the
+same command finishes what was interrupted, and several commands share the work. --jobs runs several
+at once, and --scheduler on a Dask cluster. Tables, CSV and ROC plots are made from the files at the
+end, or by --report.
+
+Exit status: 0 done, 1 a run failed (the others are made), 2 an error, 130 stopped.
 """
 
 import argparse
-import inspect
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+from utils import startup
+
+startup.start()
+
 import keras
-import numpy as np
 
-from baselines.adgan import ADGAN
-from baselines.dagmm import DAGMM
-from baselines.deep_svdd import DeepSVDD
-from baselines.dsebm import DSEBM
-from baselines.ocsvm import CAEOCSVM, RawOCSVM
-from models.transformation_detector import RECIPES, TransformationDetector
-from utils.backend import PRECISIONS, backend, commit, device_name, peak_memory, versions
-from utils.datasets import DATASETS, DatasetError, load_dataset, random_part
-from utils.detector import Detector
-from utils.jobs import BACKENDS, run_jobs
-from utils.results import ResultError, Run, read_details, report, write_run
-
-
-@dataclass(frozen=True)
-class Method:
-    """A row of the methods' table: how to make the detector, and how the paper ran it.
-
-    runs: how many of each class. recipes: settings by name. resumable: `fit` takes a checkpoint and
-    Keras callbacks. hindsight: the detector chooses settings by the test labels, as the paper lets
-    the one-class SVMs do, through `score_in_hindsight(x, normal)`.
-    """
-
-    create: Callable[..., Detector]
-    runs: int
-    recipes: dict[str, dict] = field(default_factory=lambda: {"paper": {}, "small": {}})
-    resumable: bool = False
-    hindsight: bool = False
-
-
-def _small(**settings):
-    """The paper's recipe, and the settings for digits that finish in under a minute a class."""
-    return {"paper": {}, "small": settings}
-
-
-METHODS = {
-    "transformations": Method(TransformationDetector, runs=5, recipes=RECIPES, resumable=True),
-    "raw_ocsvm": Method(RawOCSVM, runs=1, hindsight=True),
-    "cae_ocsvm": Method(CAEOCSVM, runs=1, hindsight=True),
-    "deep_svdd": Method(
-        DeepSVDD,
-        runs=5,
-        recipes=_small(epochs=20, batch_size=32, learning_rate=1e-3),
-    ),
-    "dagmm": Method(DAGMM, runs=5, recipes=_small(epochs=100, batch_size=32)),
-    "dsebm": Method(DSEBM, runs=5, recipes=_small(epochs=60, batch_size=32, learning_rate=1e-2)),
-    "adgan": Method(
-        ADGAN,
-        runs=1,
-        recipes=_small(latent_dim=32, n_seeds=1, epochs=1, batch_size=32, learning_rate=2e-3),
-    ),
-}
+from baselines import METHODS, Method
+from models.recipes import RECIPES
+from utils.backend import backend
+from utils.claims import ClaimedError, claim
+from utils.commands import number_above_zero, run_command, seed_number, whole_number
+from utils.datasets import DATASETS, load_dataset, random_part
+from utils.device import (
+    PRECISIONS,
+    device_name,
+    made_with,
+    peak_memory,
+    reset_peak_memory,
+    resolve_precision,
+)
+from utils.results import Run, check_made_so, read_details, report, write_run
 
 DEFAULT_RECIPES = {"digits": "small"}
 """Elsewhere the paper's. digits, not in the paper, takes what finishes in minutes on two cores."""
+
+OVERRIDES = ("epochs", "batch_size", "precision")
+"""Options that replace a setting of the recipe, in methods that have it."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the experiments of a command line; returns the exit status."""
     options = parse_arguments(arguments)
-    try:
-        if not options.report:
-            run_all(options)
-        print(f"\n{options.dataset}: AUROC in %, one class against the others\n")
-        print(report(options.results_dir, options.dataset))
-        print(f"\ntable.csv, table.md and roc.png are in {options.results_dir / options.dataset}/")
-    except (DatasetError, ResultError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    return 0
+    return run_command(command, options, stopped="stopped; the same command goes on from here")
 
 
-def run_all(options: argparse.Namespace) -> None:
-    """Every run asked for that has no file yet."""
+def command(options: argparse.Namespace) -> int:
+    """The runs that are missing, then the tables; the exit status."""
+    failed = [] if options.report else make_runs(options)
+    table = report(options.results_dir, options.dataset, options.beside)
+    print(f"\n{options.dataset}: AUROC in %, one class against the others\n\n{table}")
+    print(f"\ntable.csv, table.md and roc.png are in {options.results_dir / options.dataset}/")
+    for outcome in failed:
+        print(f"failed: {outcome.text}", file=sys.stderr)
+    return int(bool(failed))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an attempt at a run ended: text says it, and failed, whether it is to be listed."""
+
+    text: str
+    failed: bool = False
+
+
+def make_runs(options: argparse.Namespace) -> list[Outcome]:
+    """Every run asked for that has no file yet; returns those that failed.
+
+    Whatever can be known to be wrong with one of them is raised before the first.
+    """
+    print(f"runs go to {options.results_dir}/; Keras on {backend()}, {device_name()}")
+    methods = chosen_methods(options.methods)
+    for name in methods:
+        check_method(name, options)
     data = load_dataset(options.dataset, options.data_dir)
     runs = [
-        Run(options.results_dir, options.dataset, method, class_index, run)
-        for method in chosen_methods(options.methods)
-        for run in range(METHODS[method].runs if options.runs is None else options.runs)
+        Run(options.results_dir, options.dataset, method, class_index, number)
+        for method in methods
+        for number in range(METHODS[method].runs if options.runs is None else options.runs)
         for class_index in chosen_classes(options.classes, data.class_names)
     ]
     todo = [run for run in runs if not is_done(run, options)]
-    print(
-        f"{options.dataset}: {len(runs)} runs, {len(runs) - len(todo)} of them already in "
-        f"{options.results_dir}/; Keras on {backend()}"
-    )
-    if options.jobs > 1 or options.joblib_backend != "loky":
-        run_in_workers(todo, options)
-        return
-    print(device_name())
+    print(f"{options.dataset}: {len(runs)} runs, {len(runs) - len(todo)} of them done already")
+    if options.jobs > 1 or options.scheduler:
+        outcomes = in_workers(todo, options)
+    else:
+        outcomes = one_by_one(todo, data, options)
+    return [outcome for outcome in outcomes if outcome.failed]
+
+
+def check_method(name: str, options: argparse.Namespace) -> None:
+    """ValueError where a method cannot run so; says which options it has no use for."""
+    method = METHODS[name]
+    if options.recipe not in method.recipes:
+        raise ValueError(
+            f"{name} has no recipe {options.recipe!r}; it has {', '.join(method.recipes)}"
+        )
+    if backend() not in method.backends:
+        raise ValueError(
+            f"{name} does not run on {backend()}: set KERAS_BACKEND={' or '.join(method.backends)}"
+        )
+    method.create(**settings(method, options)).check_settings()
+    for option in OVERRIDES:
+        given = getattr(options, option) not in (None, "auto")
+        if given and option not in method.create.CHECKS:
+            print(f"{name} has no {option.replace('_', ' ')}: --{option.replace('_', '-')} is moot")
+
+
+def one_by_one(todo: list[Run], data, options: argparse.Namespace) -> Iterator[Outcome]:
+    """The runs, one after the other, in this process."""
     for position, run in enumerate(todo):
         name = data.class_names[run.class_index]
-        print(f"\n[{position + 1}/{len(todo)}] {run.method}, {name}, run {run.run}", flush=True)
-        print(run_one(run, data, options, remaining=len(todo) - position), flush=True)
-        keras.utils.clear_session(free_memory=True)
+        print(f"\n[{position + 1}/{len(todo)}] {run.method}, {name}, run {run.number}", flush=True)
+        remaining = sum(other.method == run.method for other in todo[position:])
+        outcome = attempt(run, data, options, remaining)
+        print(outcome.text, flush=True)
+        yield outcome
 
 
-def run_in_workers(todo: list[Run], options: argparse.Namespace) -> None:
+def in_workers(todo: list[Run], options: argparse.Namespace) -> Iterator[Outcome]:
     """The runs, several at once, each in a process of its own."""
+    from utils.jobs import run_jobs  # Dask, which takes a second to load
+
     start, tasks = time.perf_counter(), [(run, options) for run in todo]
-    jobs = (options.jobs, options.joblib_backend, options.scheduler)
-    for done, text in enumerate(run_jobs(run_in_worker, tasks, *jobs), start=1):
+    results = run_jobs(in_worker, tasks, options.jobs, options.scheduler)
+    for done, ((run, _), result) in enumerate(results, start=1):
+        if isinstance(result, OSError):
+            raise result
+        if isinstance(result, Exception):  # the process was lost again and again
+            result = Outcome(f"{run.path.stem}: {type(result).__name__}: {result}", failed=True)
         left = (time.perf_counter() - start) / done * (len(todo) - done)
-        print(f"[{done}/{len(todo)}] {text}; about {left / 60:.0f} minutes left", flush=True)
+        print(f"[{done}/{len(todo)}] {result.text}; about {left / 60:.0f} minutes left", flush=True)
+        yield result
 
 
-def run_in_worker(run: Run, options: argparse.Namespace) -> str:
-    """A run unless it has a file, as where the process that had finished it was lost."""
-    data = load_dataset(options.dataset, options.data_dir)
-    name = f"{run.method}, {data.class_names[run.class_index]}, run {run.run}"
-    if is_done(run, options):
-        return f"{name}: already done"
-    text = run_one(run, data, options, verbose=0)
-    keras.utils.clear_session(free_memory=True)
-    return f"{name}: {text}"
+def in_worker(run: Run, options: argparse.Namespace) -> Outcome:
+    """A run, in a worker process."""
+    return attempt(run, load_dataset(options.dataset, options.data_dir), options, remaining=0)
 
 
-def run_one(
-    run: Run, data, options: argparse.Namespace, remaining: int = 1, verbose: int = 1
-) -> str:
-    """Train on the class, score the test set, write the run's file; returns what to print."""
+def attempt(run: Run, data, options: argparse.Namespace, remaining: int) -> Outcome:
+    """A run, unless another process makes it or has made it; a failure is an outcome too.
+
+    remaining: how many runs to tell the time of while it trains; 0 is quiet. Raises OSError, which
+    the other runs would meet as well.
+    """
+    name = f"{run.method}, {data.class_names[run.class_index]}, run {run.number}"
     start = time.perf_counter()
+    try:
+        with claim(run.path):
+            if is_done(run, options):
+                return Outcome(f"{name}: done already")
+            aurocs = make_run(run, data, options, remaining)
+    except ClaimedError:
+        return Outcome(f"{name}: left to the command that is making it")
+    except OSError:
+        raise
+    except Exception as error:
+        if not isinstance(error, ValueError):  # not foreseen: show where
+            traceback.print_exc()
+        return Outcome(f"{name}: {type(error).__name__}: {error}", failed=True)
+    finally:
+        keras.utils.clear_session(free_memory=True)
+    values = ", ".join(f"{score} {100 * value:.2f}" for score, value in aurocs.items())
+    return Outcome(f"{name}: AUROC in %: {values}; {time.perf_counter() - start:.0f} s")
+
+
+def make_run(run: Run, data, options: argparse.Namespace, remaining: int) -> dict[str, float]:
+    """Train on the class, score the test set, write the run's file; returns the AUROCs."""
+    made, memory_is_known = made_with(), reset_peak_memory()
     x = data.x_train[data.y_train == run.class_index][: options.limit_train]
     method = METHODS[run.method]
-    seed = options.seed + run.run
-    detector = method.create(**settings(method, options, verbose=verbose), seed=seed)
-    limits = [options.limit_test, getattr(detector, "max_test", None)]
+    more = {"seed": options.seed + run.number, "verbose": int(remaining > 0)}
+    detector = method.create(**settings(method, options) | more)
+    limits = [options.limit_test, detector.max_test]
     limit = min((n for n in limits if n is not None), default=None)
     x_test = random_part(data.x_test, limit, options.seed)
     normal = random_part(data.y_test, limit, options.seed) == run.class_index
-    run.path.parent.mkdir(parents=True, exist_ok=True)
     if method.resumable:
-        estimate = [TimeEstimate(detector, len(x), len(x_test), remaining)] if verbose else []
-        detector.fit(x, checkpoint=run.checkpoint, callbacks=estimate)
+        estimate = [TimeEstimate(run.method, detector, len(x), len(x_test), remaining)]
+        detector.fit(x, checkpoint=run.checkpoint, callbacks=estimate if remaining else [])
     else:
         detector.fit(x)
-    if method.hindsight:
-        variants = detector.score_in_hindsight(x_test, normal)
-    else:
-        variants = detector.score_variants(x_test)
+    score = detector.score_in_hindsight if method.hindsight else detector.scores
+    scores = score(x_test, normal) if method.hindsight else score(x_test)
+    recipe = recipe_name(method, options)
     details = {
         "dataset": run.dataset,
         "method": run.method,
         "class_index": run.class_index,
         "class_name": data.class_names[run.class_index],
-        "run": run.run,
-        "seed": seed,
-        "recipe": recipe_name(options),
-        "reduced": recipe_name(options) != "paper",
+        "run": run.number,
+        "seed": more["seed"],
+        "recipe": recipe,
+        "reduced": recipe != "paper",
         "settings": detector.get_settings(),
-        "precision": getattr(detector, "precision_", "float32"),
+        "precision": detector.precision_,
         "n_train": len(x),
         "n_test": len(x_test),
         "seconds": {part: round(s, 1) for part, s in detector.seconds_.items()},
-        "found": getattr(detector, "found_", {}),
-        "peak_memory_bytes": peak_memory(),
-        "backend": backend(),
-        "device": device_name(),
-        "versions": versions(),
-        "commit": commit(),
+        "found": detector.record_,
+        "peak_memory_bytes": peak_memory() if memory_is_known else None,
     }
-    aurocs = write_run(run, normal, variants, details)
+    aurocs = write_run(run, normal, scores, details | made)
     run.checkpoint.unlink(missing_ok=True)
-    values = ", ".join(f"{name} {100 * value:.2f}" for name, value in aurocs.items())
-    return f"AUROC in %: {values}; {time.perf_counter() - start:.0f} s"
+    return aurocs
 
 
 def is_done(run: Run, options: argparse.Namespace) -> bool:
-    """Whether the run's file exists; ResultError where another recipe made it."""
+    """Whether the run's file exists; ResultError where it was made in another way."""
     if not run.path.exists():
         return False
-    made = read_details(run.path)
-    seed = options.seed + run.run
-    if (made["recipe"], made["seed"]) != (recipe_name(options), seed):
-        raise ResultError(
-            f"{run.path} was made by recipe {made['recipe']!r} with seed {made['seed']}, not by "
-            f"{recipe_name(options)!r} with seed {seed}; choose another --results-dir"
-        )
+    method = METHODS[run.method]
+    computes = "precision" in method.create.CHECKS
+    wanted = {
+        "recipe": recipe_name(method, options),
+        "seed": options.seed + run.number,
+        "backend": backend(),
+        "precision": resolve_precision(options.precision) if computes else "float32",
+    }
+    check_made_so(run.path, read_details(run.path), wanted)
     return True
 
 
-def settings(method: Method, options: argparse.Namespace, verbose: int = 1) -> dict:
-    """The detector's settings: the recipe's, then what the command line says of those it takes."""
-    if options.recipe not in method.recipes:
-        raise ValueError(
-            f"recipe {options.recipe!r} is not one of this method's: {', '.join(method.recipes)}"
-        )
-    given = {
-        "epochs": options.epochs,
-        "batch_size": options.batch_size,
-        "precision": options.precision,
-        "verbose": verbose,
-    }
-    taken = inspect.signature(method.create).parameters
-    given = {name: v for name, v in given.items() if v is not None and name in taken}
-    return method.recipes[options.recipe] | given
+def settings(method: Method, options: argparse.Namespace) -> dict:
+    """The detector's settings: the recipe's, then what the command line says of those it has."""
+    given = {name: getattr(options, name) for name in OVERRIDES if name in method.create.CHECKS}
+    return method.recipes[options.recipe] | {k: v for k, v in given.items() if v is not None}
 
 
-def recipe_name(options: argparse.Namespace) -> str:
+def recipe_name(method: Method, options: argparse.Namespace) -> str:
     """The recipe and all that was changed of it: `paper` alone is a reproduction."""
+    has = method.create.CHECKS
     changes = {
-        "epochs": options.epochs,
-        "batch size": options.batch_size,
+        "epochs": options.epochs if "epochs" in has else None,
+        "batch size": options.batch_size if "batch_size" in has else None,
         "training images": options.limit_train,
         "test images": options.limit_test,
     }
@@ -232,15 +252,15 @@ def recipe_name(options: argparse.Namespace) -> str:
 
 
 class TimeEstimate(keras.callbacks.Callback):
-    """Prints, once, what all remaining runs would take at the speed measured so far.
+    """Prints, once, what the method's remaining runs would take at the speed measured so far.
 
     Scoring, not measured yet, is taken as four times as fast as training: a training step also goes
     backward and updates the weights.
     """
 
-    def __init__(self, detector, n_train, n_test, remaining, after_seconds=20.0):
+    def __init__(self, method, detector, n_train, n_test, remaining, after_seconds=20.0):
         super().__init__()
-        self.detector = detector
+        self.method, self.detector = method, detector
         self.n_train, self.n_test, self.remaining = n_train, n_test, remaining
         self.after_seconds = after_seconds
         self.batches, self.start, self.done = 0, None, False
@@ -258,7 +278,10 @@ class TimeEstimate(keras.callbacks.Callback):
         samples = self.detector.training_samples(self.n_train)
         passes = self.detector.scoring_passes(self.n_train, self.n_test)
         hours = self.remaining * (samples + passes / 4) / speed / 3600
-        text = f"\n{speed:.0f} images/s: about {hours:.1f} hours for the {self.remaining} runs left"
+        text = (
+            f"\n{speed:.0f} images/s: about {hours:.1f} hours for the {self.remaining} runs of "
+            f"{self.method} left"
+        )
         if hours > 1:
             text += (
                 "; shorter with --runs 1, --classes NAME, --epochs 0.1, --limit-test 1000, or "
@@ -306,20 +329,30 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--classes", default="all", help="all, or names or numbers separated by commas")
     add(
         "--runs",
-        type=positive_int,
+        type=whole_number,
         help="runs of each class (default: as in the paper, 5 for transformations; digits: 1)",
     )
-    add("--results-dir", type=Path, default=Path("results"), help="default: results")
-    add("--seed", type=int, default=0, help="seed of run 0; run r has seed + r (default: 0)")
+    add("--results-dir", type=Path, default=Path("runs"), help="default: runs")
+    add(
+        "--beside",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="other folders of results to show in the tables, such as results, which came with "
+        "the code",
+    )
+    add(
+        "--seed", type=seed_number, default=0, help="seed of run 0; run r has seed + r (default: 0)"
+    )
     add("--recipe", choices=RECIPES, help="default: paper; digits: small")
-    add("--epochs", type=positive_float, help="epochs over all transformed images, e.g. 0.1")
-    add("--batch-size", type=positive_int)
-    add("--limit-train", type=positive_int, help="train on the first N images of the class")
-    add("--limit-test", type=positive_int, help="score a random N of the test images")
+    add("--epochs", type=number_above_zero, help="over all transformed images, e.g. 0.1")
+    add("--batch-size", type=whole_number)
+    add("--limit-train", type=whole_number, help="train on the first N images of the class")
+    add("--limit-test", type=whole_number, help="score a random N of the test images")
     add("--precision", choices=PRECISIONS, default="auto", help="default: auto")
-    add("--jobs", type=positive_int, default=1, help="runs at once, each with its cores and GPU")
-    add("--joblib-backend", choices=BACKENDS, default="loky", help="what runs them: default loky")
-    add("--scheduler", help="of a Dask cluster, such as tcp://host:8786, for --joblib-backend dask")
+    add("--jobs", type=whole_number, default=1, help="runs at once, each with its cores and GPU")
+    add("--scheduler", help="of a Dask cluster that takes the runs, such as tcp://host:8786")
     add("--report", action="store_true", help="only make the tables from the files that are there")
     options = parser.parse_args(arguments)
     if options.recipe is None:
@@ -329,21 +362,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     return options
 
 
-def positive_int(text: str) -> int:
-    """A whole number above 0, for argparse."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not above 0")
-    return value
-
-
-def positive_float(text: str) -> float:
-    """A number above 0, for argparse."""
-    value = float(text)
-    if not (value > 0 and np.isfinite(value)):
-        raise argparse.ArgumentTypeError(f"{value} is not a number above 0")
-    return value
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    # By its own name, so that worker processes find what they are to run.
+    from experiments import main as command_line
+
+    sys.exit(command_line())

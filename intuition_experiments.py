@@ -21,13 +21,14 @@ score does not hold up fade within the 200 steps, so that zeros open into threes
 """
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow, whose notes bury ours
+from utils import startup
+
+startup.start()
 
 import keras
 import numpy as np
@@ -35,13 +36,17 @@ import pandas as pd
 from keras import layers, ops
 from scipy.special import log_softmax
 
-from models.transformation_detector import simplified_score
-from transformations import SimpleTransformer, TransformationSet
-from utils.backend import all_transformed, backend, device_name, input_gradient, versions
+from transformations import SimpleTransformer, TransformationSet, all_transformed
+from utils.backend import backend, input_gradient, keras_defaults
 from utils.batches import batches, epoch_batches, predict
-from utils.datasets import DatasetError, load_dataset
+from utils.claims import claim
+from utils.commands import run_command, seed_number, whole_number
+from utils.datasets import load_dataset
+from utils.device import made_with
 from utils.dirichlet import estimate_alpha, normality_score
+from utils.files import replacing
 from utils.metrics import auroc
+from utils.scores import simplified_score
 
 IDENTITY, FLIP = (False, 0, 0, 0), (True, 0, 0, 0)
 
@@ -55,33 +60,33 @@ PAIRS = [
 
 PUBLISHED = Path(__file__).with_name("utils") / "published_intuition.csv"
 
-KEY = ["normal", "anomaly", "transformations", "epochs", "seed"]
+KEY = ["normal", "anomaly", "transformations", "epochs", "backend", "seed"]
 """The columns of pairs.csv that say which run a row is."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the experiments of a command line; returns the exit status."""
     options = parse_arguments(arguments)
+    return run_command(command, options, stopped="stopped; the same command goes on from here")
+
+
+@keras_defaults()
+def command(options: argparse.Namespace) -> None:
+    """The pairs and the figure that are asked for."""
     folder = options.results_dir / "intuition"
-    try:
-        data = load_dataset("mnist", options.data_dir, pad=False)
-        folder.mkdir(parents=True, exist_ok=True)
-        if options.normal is not None:
-            pairs = [(options.normal, options.anomaly, options.transformations)]
-        else:
-            pairs = PAIRS if options.pairs or not options.figure else []
-        if pairs:
+    print(f"results go to {folder}/")
+    data = load_dataset("mnist", options.data_dir, pad=False)
+    if options.normal is not None:
+        pairs = [(options.normal, options.anomaly, options.transformations)]
+    else:
+        pairs = PAIRS if options.pairs or not options.figure else []
+    if pairs:
+        with claim(folder / "pairs.csv"):
             run_pairs(data, pairs, folder / "pairs.csv", options)
-            print(f"\nAUROC in %, mean ± SEM\n\n{to_text(summarise(folder / 'pairs.csv'))}")
-        if options.figure or not (options.pairs or options.normal is not None):
+        print(f"\nAUROC in %, mean ± SEM\n\n{to_text(summarise(folder / 'pairs.csv'))}")
+    if options.figure or not (options.pairs or options.normal is not None):
+        with claim(folder / "figure1.png"):
             draw_figure(data, folder / "figure1.png", options)
-    except (DatasetError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    return 0
 
 
 # ---------------------------------------------------------------------------------------- network
@@ -143,14 +148,14 @@ def run_pairs(data, pairs: list, path: Path, options: argparse.Namespace) -> Non
         for normal, anomaly, transformations in pairs:
             transformations = TransformationSet(transformations)
             names = " | ".join(transformations.names)
-            key = dict(zip(KEY, (normal, anomaly, names, options.epochs, seed), strict=True))
+            values = (normal, anomaly, names, options.epochs, backend(), seed)
+            key = dict(zip(KEY, values, strict=True))
             if (runs[KEY] == pd.Series(key)).all(axis=1).any():
                 continue
             row = key | run_pair(data, normal, anomaly, transformations, options.epochs, seed)
             runs = pd.DataFrame([*runs.to_dict("records"), row])
-            partial = path.with_name(f".{path.name}.part")
-            runs.to_csv(partial, index=False)
-            os.replace(partial, path)
+            with replacing(path) as partial:
+                runs.to_csv(partial, index=False)
             print(
                 f"normal {normal}, anomaly {anomaly}, {names}, seed {seed}: AUROC in % "
                 f"{row['dirichlet']}, simplified score {row['simplified']}; {row['seconds']} s",
@@ -162,7 +167,7 @@ def run_pair(
     data, normal: int, anomaly: int, transformations: TransformationSet, epochs: int, seed: int
 ) -> dict:
     """One run: both scores' AUROC in percent on the test images of the two digits."""
-    start = time.perf_counter()
+    start, made = time.perf_counter(), made_with()
     x = _unit(data.x_train[data.y_train == normal])
     network = train_network(x, transformations, epochs=epochs, seed=seed)
     log_p = log_responses(network, x, transformations)
@@ -174,9 +179,7 @@ def run_pair(
         "dirichlet": round(100 * auroc(is_normal, normality_score(alpha, log_p)), 3),
         "simplified": round(100 * auroc(is_normal, simplified_score(log_p)), 3),
         "seconds": round(time.perf_counter() - start, 1),
-        "backend": backend(),
-        "device": device_name(),
-        "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
+        **made | {"versions": ", ".join(f"{n} {each}" for n, each in made["versions"].items())},
     }
 
 
@@ -201,10 +204,11 @@ def to_text(table: pd.DataFrame) -> str:
     def number(value, form=".1f"):
         return "" if pd.isna(value) else format(value, form)
 
+    several = table["backend"].nunique() > 1
     lines = [
         "| normal | anomaly | transformations | Dirichlet score | simplified score | runs "
-        "| published | difference |",
-        "|" + "---|" * 8,
+        "| published | difference |" + " backend |" * several,
+        "|" + "---|" * (8 + several),
     ]
     for _, row in table.iterrows():
         measured = [
@@ -215,7 +219,7 @@ def to_text(table: pd.DataFrame) -> str:
         lines.append(
             f"| {row['normal']} | {row['anomaly']} | {transformations} | {measured[0]} "
             f"| {measured[1]} | {row['runs']} | {number(row['published'])} "
-            f"| {number(row['difference'], '+.1f')} |"
+            f"| {number(row['difference'], '+.1f')} |" + f" {row['backend']} |" * several
         )
     return "\n".join(lines)
 
@@ -309,7 +313,8 @@ def draw_figure(data, path: Path, options: argparse.Namespace, n_images: int = 4
                 panel.imshow(images[offset + i, ..., 0], cmap="gray", vmin=0, vmax=1)
                 panel.set_title(f"score {values[offset + i]:.2f}", fontsize=8)
                 panel.set_axis_off()
-    figure.savefig(path, dpi=100)
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=100)
     means = [[values[:n_images].mean(), values[n_images:].mean()] for values in scores]
     print(
         f"\nFigure 1 is {path}: simplified score of zeros {means[0][0]:.2f} -> {means[1][0]:.2f}, "
@@ -342,13 +347,13 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         metavar="FLIP,TX,TY,K",
         help="and the transformations to tell apart (default: identity and flip)",
     )
-    add("--seeds", type=int, default=5, help="runs of each pair (default: 5)")
-    add("--epochs", type=int, default=10, help="of a pair's training (default: 10)")
-    add("--figure-epochs", type=int, default=1, help="of Figure 1's training (default: 1)")
+    add("--seeds", type=whole_number, default=5, help="runs of each pair (default: 5)")
+    add("--epochs", type=whole_number, default=10, help="of a pair's training (default: 10)")
+    add("--figure-epochs", type=whole_number, default=1, help="of Figure 1's training (default: 1)")
     add("--sigma", type=float, default=0.32, help="Figure 1's filter, pixels (default: 0.32)")
-    add("--figure-seed", type=int, default=0, help="Figure 1's seed (default: 0)")
+    add("--figure-seed", type=seed_number, default=0, help="Figure 1's seed (default: 0)")
     add("--data-dir", type=Path, default=Path("data"), help="where mnist.npz lies (default: data)")
-    add("--results-dir", type=Path, default=Path("results"), help="default: results")
+    add("--results-dir", type=Path, default=Path("runs"), help="default: runs")
     options = parser.parse_args(arguments)
     if (options.normal is None) != (options.anomaly is None):
         parser.error("--normal and --anomaly go together")
@@ -357,10 +362,6 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     options.transformations = options.transformations or [IDENTITY, FLIP]
     if options.normal is not None and options.normal == options.anomaly:
         parser.error(f"--normal and --anomaly are both {options.normal}: choose two digits")
-    for name in ("seeds", "epochs", "figure_epochs"):
-        if getattr(options, name) < 1:
-            option = name.replace("_", "-")
-            parser.error(f"--{option} is {getattr(options, name)}, expected at least 1")
     if not 0 < options.sigma <= 5:
         parser.error(f"--sigma is {options.sigma}, expected a number above 0, at most 5")
     return options

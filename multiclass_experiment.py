@@ -19,12 +19,15 @@ import itertools
 import json
 import math
 import os
+import re
 import sys
 import time
 import zlib
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow, whose notes bury ours
+from utils import startup
+
+startup.start()
 
 import keras
 import numpy as np
@@ -32,34 +35,29 @@ import pandas as pd
 from keras import ops
 
 from baselines.odin import ODIN
+from models.layers import scale_images
 from models.wide_residual_network import (
     create_two_headed_wide_residual_network,
     create_wide_residual_network,
-    scale_images,
 )
-from transformations import TransformationSet, Transformer, TransformLayer
-from utils.backend import (
+from transformations import TransformationSet, Transformer, TransformLayer, all_transformed
+from utils.backend import backend, keras_defaults
+from utils.batches import predict
+from utils.claims import claim
+from utils.commands import number_above_zero, run_command, seed_number, whole_number
+from utils.datasets import load_dataset, load_test_images, random_part
+from utils.device import (
     PRECISIONS,
-    all_transformed,
-    backend,
-    commit,
     device_name,
+    made_with,
     resolve_precision,
     scoring_batch,
     use_xla,
-    versions,
 )
-from utils.batches import predict
-from utils.datasets import (
-    DatasetError,
-    load_dataset,
-    load_test_images,
-    random_part,
-    write_npz,
-)
+from utils.files import read_npz, replacing, write_npz
 from utils.metrics import evaluate
 from utils.optimizers import SGD
-from utils.results import ResultError
+from utils.results import ResultError, check_made_so
 from utils.training import Checkpoint, fit_pairs
 
 PUBLISHED = Path(__file__).with_name("utils") / "published_multiclass.csv"
@@ -70,21 +68,21 @@ METHODS = ("transformations", "odin", "maximum_softmax")
 def main(arguments: list[str] | None = None) -> int:
     """Run the experiment of a command line; returns the exit status."""
     options = parse_arguments(arguments)
-    try:
-        if not options.report:
-            run(options)
-        print(f"\n{report(options.results_dir / 'multiclass')}")
-    except (DatasetError, ResultError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    return 0
+    return run_command(command, options, stopped="stopped; the same command goes on from here")
 
 
+def command(options: argparse.Namespace) -> None:
+    """The results that are missing, and the table."""
+    if not options.report:
+        run(options)
+    print(f"\n{report(options.results_dir / 'multiclass')}")
+
+
+@keras_defaults()
 def run(options: argparse.Namespace) -> None:
     """Train both networks, score the test sets, and write a file for each --out without one."""
+    print(f"results go to {options.results_dir}/multiclass/")
+    made = made_with()
     todo = [out for out in options.out if not is_done(out, options)]
     if not todo:
         return
@@ -118,12 +116,14 @@ def run(options: argparse.Namespace) -> None:
 
     start = time.perf_counter()
     scores_in = {name: scorers[name](x_in) for name in METHODS}
+    seconds_in = time.perf_counter() - start
     for out, x_out in sets.items():
+        start = time.perf_counter()
         arrays = {"normal": np.arange(len(x_in) + len(x_out)) < len(x_in)}
         for name in METHODS:
             arrays[f"scores_{name}"] = np.concatenate([scores_in[name], scorers[name](x_out)])
-        details["seconds"]["scoring"] = round(time.perf_counter() - start, 1)
-        details |= {
+        details["seconds"]["scoring"] = round(seconds_in + time.perf_counter() - start, 1)
+        details |= made | {
             "out": out,
             "recipe": recipe_name(options),
             "seed": options.seed,
@@ -131,10 +131,6 @@ def run(options: argparse.Namespace) -> None:
             "n_train": len(x),
             "n_in": len(x_in),
             "n_out": len(x_out),
-            "backend": backend(),
-            "device": device_name(),
-            "versions": versions(),
-            "commit": commit(),
         }
         write_npz(result_path(out, options), arrays | {"details": np.array(json.dumps(details))})
         print(f"wrote {result_path(out, options)}", flush=True)
@@ -154,18 +150,18 @@ def trained_network(
     network = create_network(x.shape[1:], n_categories, two_headed, options, dtype=precision)
     name = f"{network.name}_{options.seed}.checkpoint.weights.h5"
     path = options.results_dir / "multiclass" / name
-    path.parent.mkdir(parents=True, exist_ok=True)
     print(f"\n{network.name}, Keras on {backend()}, {device_name()}, {precision}", flush=True)
-    seconds = train_network(
-        network,
-        x,
-        y,
-        two_headed_transformations() if two_headed else augmentations(),
-        epochs=options.epochs,
-        seed=options.seed,
-        checkpoint=path,
-        verbose=options.verbose,
-    )
+    with claim(path):
+        seconds = train_network(
+            network,
+            x,
+            y,
+            two_headed_transformations() if two_headed else augmentations(),
+            epochs=options.epochs,
+            seed=options.seed,
+            checkpoint=path,
+            verbose=options.verbose,
+        )
     return network, seconds
 
 
@@ -259,6 +255,7 @@ def train_network(
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
         checkpoint=state,
+        learning_rate=learning_rate,
         labels=labels,
         callbacks=callbacks,
         verbose=verbose,
@@ -345,22 +342,23 @@ def is_done(out: str, options: argparse.Namespace) -> bool:
     if not path.exists():
         return False
     made = read_result(path)[1]
-    odin = {"temperature": options.temperature, "perturbation": options.perturbation}
-    if (made["recipe"], made["settings"]["odin"]) != (recipe_name(options), odin):
-        raise ResultError(
-            f"{path} was made by recipe {made['recipe']!r} and ODIN's {made['settings']['odin']}, "
-            f"not by {recipe_name(options)!r} and {odin}; choose another --results-dir"
-        )
+    made["odin"] = made["settings"]["odin"]
+    wanted = {
+        "recipe": recipe_name(options),
+        "odin": {"temperature": options.temperature, "perturbation": options.perturbation},
+        "backend": backend(),
+        "precision": resolve_precision(options.precision),
+    }
+    check_made_so(path, made, wanted)
     return True
 
 
 def read_result(path: Path) -> tuple[dict[str, np.ndarray], dict]:
     """A result's arrays and how it was made."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
+        arrays = read_npz(path)
         return arrays, json.loads(str(arrays.pop("details")))
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (ValueError, KeyError) as error:
         raise ResultError(f"{path} is no result of this experiment ({error}); delete it") from error
 
 
@@ -375,7 +373,8 @@ def report(folder: Path) -> str:
         "| out | method | recipe | seed | AUROC | AUPR-In | AUPR-Out | published | accuracy |",
         "|" + "---|" * 9,
     ]
-    for path in sorted(folder.glob("*_wrn_*.npz")):
+    name = re.compile(r"[a-z0-9_]+_wrn_\d+_\d+_\d+\.npz")  # exactly: a copy is no result
+    for path in sorted(path for path in folder.glob("*.npz") if name.fullmatch(path.name)):
         arrays, details = read_result(path)
         for method in METHODS:
             found = evaluate(arrays["normal"], arrays[f"scores_{method}"])
@@ -391,9 +390,9 @@ def report(folder: Path) -> str:
     if len(lines) == 2:
         raise ResultError(f"no results in {folder}; run the experiment first")
     text = "\n".join(lines)
-    (folder / "table.md").write_text(
-        f"# CIFAR-10 against other test images, in percent\n\n{text}\n", encoding="utf-8"
-    )
+    with replacing(folder / "table.md") as partial:
+        title = "# CIFAR-10 against other test images, in percent"
+        partial.write_text(f"{title}\n\n{text}\n", encoding="utf-8")
     return text
 
 
@@ -413,25 +412,25 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         help="the other images: tiny_imagenet, or data sets of 32x32 images, such as cifar100 and "
         "fashion_mnist, separated by commas (default: tiny_imagenet)",
     )
-    add("--depth", type=int, default=16, help="6n + 4 (default: 16)")
-    add("--widen-factor", type=int, default=8, help="default: 8")
-    add("--epochs", type=float, default=200, help="default: 200; the schedule shrinks with it")
-    add("--limit-train", type=int, help="train on the first N images")
-    add("--limit-test", type=int, help="score a random N of each test set")
+    add("--depth", type=whole_number, default=16, help="6n + 4 (default: 16)")
+    add("--widen-factor", type=whole_number, default=8, help="default: 8")
+    add(
+        "--epochs",
+        type=number_above_zero,
+        default=200,
+        help="default: 200; the schedule shrinks with it",
+    )
+    add("--limit-train", type=whole_number, help="train on the first N images")
+    add("--limit-test", type=whole_number, help="score a random N of each test set")
     add("--precision", choices=PRECISIONS, default="auto", help="default: auto")
-    add("--temperature", type=float, default=1000.0, help="ODIN's (default: 1000)")
+    add("--temperature", type=number_above_zero, default=1000.0, help="ODIN's (default: 1000)")
     add("--perturbation", type=float, default=0.0014, help="ODIN's (default: 0.0014)")
-    add("--seed", type=int, default=0, help="default: 0")
+    add("--seed", type=seed_number, default=0, help="default: 0")
     add("--data-dir", type=Path, default=Path("data"), help="where data sets lie (default: data)")
-    add("--results-dir", type=Path, default=Path("results"), help="default: results")
+    add("--results-dir", type=Path, default=Path("runs"), help="default: runs")
     add("--report", action="store_true", help="only make the table from the files that are there")
-    add("--verbose", type=int, choices=(0, 1, 2), default=1, help="Keras's (default: 1)")
-    options = parser.parse_args(arguments)
-    for name in ("epochs", "limit_train", "limit_test"):
-        value = getattr(options, name)
-        if value is not None and not (0 < value < math.inf):
-            parser.error(f"--{name.replace('_', '-')} is {value}, expected a number above 0")
-    return options
+    add("--verbose", type=int, choices=(0, 1), default=1, help="0 shows no progress (default: 1)")
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

@@ -197,6 +197,14 @@ class TransformLayer(keras.layers.Layer):
         return {**super().get_config(), "transformations": self.transformations.to_list()}
 
 
+def all_transformed(images, index_maps: np.ndarray):
+    """Every image of a symbolic batch (n, h, w, c) under every map: (n * k, h, w, c), k fastest."""
+    _, height, width, channels = images.shape
+    flat = ops.reshape(images, (-1, height * width, channels))
+    moved = ops.take(flat, ops.convert_to_tensor(index_maps.ravel()), axis=1)
+    return ops.reshape(moved, (-1, height, width, channels))
+
+
 def _transform(image: np.ndarray, transformation: Transformation) -> np.ndarray:
     flip, tx, ty, k = transformation
     if flip:

@@ -1,12 +1,16 @@
 """Anomaly detection with a generative adversarial network (section 5.1; Deecke et al., 2018)."""
 
+from typing import ClassVar
+
 import keras
 import numpy as np
 from keras import layers, ops
 
-from baselines.deep import DeepBaseline
+from baselines.deep import TRAINING_CHECKS, DeepBaseline
 from models.encoders_decoders import convolutional_decoder, convolutional_encoder
-from utils.backend import backend, input_gradient, use_xla
+from utils.backend import backend, input_gradient
+from utils.device import use_xla
+from utils.settings import number, optional, whole_number
 
 
 class ADGAN(DeepBaseline):
@@ -29,6 +33,19 @@ class ADGAN(DeepBaseline):
     take about 20 MB each at 32x32, measured on TensorFlow. TensorFlow and PyTorch only.
     """
 
+    CHECKS: ClassVar = TRAINING_CHECKS | {
+        "latent_dim": whole_number(),
+        "gradient_penalty": number(low_too=True),
+        "critic_steps": whole_number(),
+        "steps_per_epoch": whole_number(),
+        "n_seeds": whole_number(),
+        "scoring_steps": whole_number(0),
+        "z_learning_rate": number(low_too=True),
+        "weights_learning_rate": number(low_too=True),
+        "pairs_at_once": whole_number(),
+        "max_test": optional(whole_number()),
+    }
+
     def __init__(
         self,
         *,
@@ -45,7 +62,7 @@ class ADGAN(DeepBaseline):
         epochs: float = 100,
         batch_size: int = 128,
         learning_rate: float = 1e-4,
-        seed: int = 0,
+        seed: int | None = 0,
         verbose: int = 1,
     ):
         self.latent_dim = latent_dim
@@ -70,21 +87,22 @@ class ADGAN(DeepBaseline):
                 "ADGAN trains on TensorFlow and PyTorch, not on JAX: set KERAS_BACKEND=tensorflow "
                 "or torch"
             )
-        critic = convolutional_encoder(x.shape[1:], 1, None, seed=self.seed)
-        generator = convolutional_decoder(x.shape[1:], self.latent_dim, seed=self.seed + 1)
-        gan = WassersteinGAN(critic, generator, self)
-        rng = np.random.default_rng(self.seed)
-        steps = max(1, round(self.epochs * self.steps_per_epoch))
-        batches = rng.integers(len(x), size=(steps, self.critic_steps * self.batch_size))
+        settings = self.settings_
+        critic = convolutional_encoder(x.shape[1:], 1, None, seed=settings.seed)
+        generator = convolutional_decoder(x.shape[1:], settings.latent_dim, seed=settings.seed + 1)
+        gan = WassersteinGAN(critic, generator, settings)
+        rng = np.random.default_rng(settings.seed)
+        steps = max(1, round(settings.epochs * settings.steps_per_epoch))
+        batches = rng.integers(len(x), size=(steps, settings.critic_steps * settings.batch_size))
         self._fit_network(gan, x, batches, "ADGAN")
-        z = rng.standard_normal((self.n_seeds, self.latent_dim)).astype(np.float32)
-        network = Reconstruction(generator, z, self)
+        z = rng.standard_normal((settings.n_seeds, settings.latent_dim)).astype(np.float32)
+        network = Reconstruction(generator, z, settings)
         # products of matrices, no convolutions: here XLA is three times as fast on a CPU too
         network.compile(jit_compile=backend() == "tensorflow")
         return network
 
     def _score(self, x: np.ndarray) -> np.ndarray:
-        images = max(1, self.pairs_at_once // self.n_seeds)
+        images = max(1, self.settings_.pairs_at_once // self.settings_.n_seeds)
         return -self._predict(self.network_, x, images, "ADGAN, scoring")
 
 

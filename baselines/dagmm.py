@@ -1,15 +1,17 @@
 """The deep autoencoding Gaussian mixture model (section 5.1; Zong et al., 2018)."""
 
 import math
+from typing import ClassVar
 
 import keras
 import numpy as np
 from keras import layers, ops
 
-from baselines.deep import DeepBaseline
+from baselines.deep import TRAINING_CHECKS, DeepBaseline
 from models.encoders_decoders import convolutional_decoder, convolutional_encoder
-from utils.backend import use_xla
 from utils.batches import epoch_batches
+from utils.device import use_xla
+from utils.settings import number, whole_number
 
 TINY = 1e-6
 """Keeps norms and shares of components away from 0, where their logarithms and slopes end."""
@@ -29,6 +31,14 @@ class DAGMM(DeepBaseline):
     training; energies that are not finite score NOT_FINITE.
     """
 
+    CHECKS: ClassVar = TRAINING_CHECKS | {
+        "representation_dim": whole_number(),
+        "n_components": whole_number(),
+        "energy_weight": number(low_too=True),
+        "covariance_weight": number(low_too=True),
+        "covariance_epsilon": number(),
+    }
+
     def __init__(
         self,
         *,
@@ -40,7 +50,7 @@ class DAGMM(DeepBaseline):
         epochs: float = 200,
         batch_size: int = 256,
         learning_rate: float = 1e-3,
-        seed: int = 0,
+        seed: int | None = 0,
         verbose: int = 1,
     ):
         self.representation_dim = representation_dim
@@ -55,9 +65,10 @@ class DAGMM(DeepBaseline):
         self.verbose = verbose
 
     def _train(self, x: np.ndarray) -> keras.Model:
-        network = _Network(x.shape[1:], self)
-        network.compile(keras.optimizers.Adam(self.learning_rate), jit_compile=use_xla())
-        batches = epoch_batches(len(x), self.batch_size, self.epochs, self.seed)
+        settings = self.settings_
+        network = _Network(x.shape[1:], settings)
+        network.compile(keras.optimizers.Adam(settings.learning_rate), jit_compile=use_xla())
+        batches = epoch_batches(len(x), settings.batch_size, settings.epochs, settings.seed)
         self._fit_network(network, x, batches, "DAGMM")
         return network
 
@@ -71,7 +82,9 @@ class _Network(keras.Model):
 
     def __init__(self, image_shape, settings):
         super().__init__(name="dagmm")
-        self.settings = settings.get_settings()
+        self.energy_weight = settings.energy_weight
+        self.covariance_weight = settings.covariance_weight
+        self.epsilon = settings.covariance_epsilon
         seeds = np.random.default_rng(settings.seed).integers(2**31, size=7).tolist()
         code, k = settings.representation_dim, settings.n_components
         self.encoder = convolutional_encoder(image_shape, code, None, seed=seeds.pop())
@@ -107,19 +120,17 @@ class _Network(keras.Model):
         z = ops.concatenate([code, reconstruction_features(x, reconstruction)], axis=1)
         if not training:
             return energy(z, *self.mixture)
-        phi, mu, covariance = gaussian_mixture(
-            z, self.estimator(z, training=True), self.settings["covariance_epsilon"]
-        )
+        phi, mu, covariance = gaussian_mixture(z, self.estimator(z, training=True), self.epsilon)
         batch_mixture = phi, mu, ops.cholesky(covariance)
         for variable, value in zip(self.mixture, batch_mixture, strict=True):
             variable.assign(value)
         self.add_loss(ops.mean((x - reconstruction) ** 2))
         diagonal = ops.diagonal(covariance, axis1=1, axis2=2)
-        self.add_loss(self.settings["covariance_weight"] * ops.sum(1 / diagonal))
+        self.add_loss(self.covariance_weight * ops.sum(1 / diagonal))
         return energy(z, *batch_mixture)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        return self.settings["energy_weight"] * ops.mean(y_pred) + sum(self.losses)
+        return self.energy_weight * ops.mean(y_pred) + sum(self.losses)
 
 
 def reconstruction_features(x, reconstruction):

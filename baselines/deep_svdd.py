@@ -1,13 +1,17 @@
 """One-class Deep SVDD (Ruff et al., 2018), named E2E-OC-SVM in section 5.1."""
 
+from typing import ClassVar
+
 import keras
 import numpy as np
 from keras import layers, ops
 
-from baselines.deep import DeepBaseline
-from utils.backend import BatchNormalization, use_xla
+from baselines.deep import TRAINING_CHECKS, DeepBaseline
+from models.layers import BatchNormalization
 from utils.batches import epoch_batches
 from utils.detector import to_unit_range
+from utils.device import use_xla
+from utils.settings import number, optional, whole_number
 
 FINE_TUNING = 100 / 250
 """The share of the epochs that goes at a tenth of the learning rate: 150 and 100."""
@@ -24,9 +28,15 @@ class DeepSVDD(DeepBaseline):
     are pushed to +-0.1. The loss is the mean of ||f(x) - c||^2 and weight_decay / 2 times the sum
     of squares of all kernels. Adam with learning_rate, a tenth of it for the last 40 % of the
     epochs. pretraining_epochs: those of the autoencoder, whose loss is the mean squared error;
-    None is 1.4 times `epochs`, as many as published for 250. Images enter with their contrast
-    normalised, as published (`ContrastNormalization`). The score is -||f(x) - c||^2.
+    None is 1.4 times `epochs`, as many as published for 250, and 0 leaves it out. Images enter with
+    their contrast normalised, as published (`ContrastNormalization`). The score is -||f(x) - c||^2.
     """
+
+    CHECKS: ClassVar = TRAINING_CHECKS | {
+        "representation_dim": whole_number(),
+        "weight_decay": number(low_too=True),
+        "pretraining_epochs": optional(number(low_too=True)),
+    }
 
     def __init__(
         self,
@@ -37,7 +47,7 @@ class DeepSVDD(DeepBaseline):
         epochs: float = 250,
         batch_size: int = 200,
         learning_rate: float = 1e-4,
-        seed: int = 0,
+        seed: int | None = 0,
         verbose: int = 1,
     ):
         self.representation_dim = representation_dim
@@ -52,22 +62,27 @@ class DeepSVDD(DeepBaseline):
     def _train(self, x: np.ndarray) -> keras.Model:
         encoder, decoder = self._lenet(x)
         autoencoder = _Autoencoder(encoder, decoder)
-        pretraining = self.pretraining_epochs or PRETRAINING * self.epochs
-        self._fit(autoencoder, x, pretraining, FINE_TUNING / PRETRAINING, "Deep SVDD, autoencoder")
+        epochs, pretraining = self.settings_.epochs, self.settings_.pretraining_epochs
+        if pretraining is None:
+            pretraining = PRETRAINING * epochs
+        if pretraining:
+            share = FINE_TUNING / PRETRAINING
+            self._fit_model(autoencoder, x, pretraining, share, "Deep SVDD, autoencoder")
         encoder.compile(jit_compile=use_xla())
         centre = self._predict(encoder, x).mean(axis=0)
         network = _Distance(encoder, push_from_zero(centre))
-        self._fit(network, x, self.epochs, FINE_TUNING, "Deep SVDD")
+        self._fit_model(network, x, epochs, FINE_TUNING, "Deep SVDD")
         return network
 
     def _score(self, x: np.ndarray) -> np.ndarray:
         return -self._predict(self.network_, x)
 
-    def _fit(self, model, x, epochs, fine_tuning, description):
-        batches = epoch_batches(len(x), self.batch_size, epochs, self.seed)
+    def _fit_model(self, model, x, epochs, fine_tuning, description):
+        settings = self.settings_
+        batches = epoch_batches(len(x), settings.batch_size, epochs, settings.seed)
         rate = keras.optimizers.schedules.PiecewiseConstantDecay(
             [round((1 - fine_tuning) * len(batches))],
-            [self.learning_rate, self.learning_rate / 10],
+            [settings.learning_rate, settings.learning_rate / 10],
         )
         model.compile(keras.optimizers.Adam(rate), jit_compile=use_xla())
         self._fit_network(model, x, batches, description)
@@ -75,13 +90,13 @@ class DeepSVDD(DeepBaseline):
     def _lenet(self, x):
         """The encoder, from images in [-1, 1] to codes, and the decoder to normalised images."""
         height, width, channels = x.shape[1:]
-        side, units = height // 8, self.representation_dim
+        side, units = height // 8, self.settings_.representation_dim
         if height != width or height % 8 or units % side**2:
             raise ValueError(
                 f"images of {height}x{width} and a code of {units}: Deep SVDD takes square images, "
                 "their side s a multiple of 8 such that (s / 8)^2 divides representation_dim"
             )
-        parts = _Layers(self.weight_decay, self.seed)
+        parts = _Layers(self.settings_.weight_decay, self.settings_.seed)
         images = keras.Input(x.shape[1:], dtype="float32")
         y = ContrastNormalization(*contrast_limits(x))(images)
         for filters in (32, 64, 128):

@@ -1,13 +1,17 @@
 """Deep structured energy-based models (section 5.1; Zhai et al., 2016)."""
 
+from typing import ClassVar
+
 import keras
 import numpy as np
 from keras import layers, ops
 
-from baselines.deep import DeepBaseline
+from baselines.deep import TRAINING_CHECKS, DeepBaseline
 from models.encoders_decoders import convolutional_encoder
-from utils.backend import input_gradient, use_xla
+from utils.backend import input_gradient
 from utils.batches import epoch_batches
+from utils.device import use_xla
+from utils.settings import number, whole_number
 
 
 class DSEBM(DeepBaseline):
@@ -18,6 +22,11 @@ class DSEBM(DeepBaseline):
     x, by mean squared error and Adam with learning_rate. The score is -E.
     """
 
+    CHECKS: ClassVar = TRAINING_CHECKS | {
+        "representation_dim": whole_number(),
+        "noise": number(low_too=True),
+    }
+
     def __init__(
         self,
         *,
@@ -26,7 +35,7 @@ class DSEBM(DeepBaseline):
         epochs: float = 200,
         batch_size: int = 128,
         learning_rate: float = 1e-3,
-        seed: int = 0,
+        seed: int | None = 0,
         verbose: int = 1,
     ):
         self.representation_dim = representation_dim
@@ -38,11 +47,13 @@ class DSEBM(DeepBaseline):
         self.verbose = verbose
 
     def _train(self, x: np.ndarray) -> keras.Model:
-        energy = EnergyModel(x.shape[1:], self.representation_dim, seed=self.seed)
+        settings = self.settings_
+        energy = EnergyModel(x.shape[1:], settings.representation_dim, seed=settings.seed)
         energy.compile(jit_compile=use_xla())
-        denoiser = Denoiser(energy, self.noise, self.seed)
-        denoiser.compile(keras.optimizers.Adam(self.learning_rate), "mse", jit_compile=use_xla())
-        batches = epoch_batches(len(x), self.batch_size, self.epochs, self.seed)
+        denoiser = Denoiser(energy, settings.noise, settings.seed)
+        adam = keras.optimizers.Adam(settings.learning_rate)
+        denoiser.compile(adam, "mse", jit_compile=use_xla())
+        batches = epoch_batches(len(x), settings.batch_size, settings.epochs, settings.seed)
         self._fit_network(denoiser, x, batches, "DSEBM", targets=True)
         return energy
 

@@ -15,21 +15,22 @@ published, and 45.8 and 47.1 without. So the ranking by the logarithm of the sum
 gamma, is given beside it.
 """
 
-import math
 import time
+from typing import ClassVar
 
 import keras
 import numpy as np
 from joblib import Parallel, delayed
 from sklearn.svm import OneClassSVM
-from tqdm.auto import tqdm
 
-from baselines.deep import check_training, fit_network
+from baselines.deep import TRAINING_CHECKS, fit_network
 from models.encoders_decoders import convolutional_decoder, convolutional_encoder
-from utils.backend import use_xla
 from utils.batches import epoch_batches, predict
-from utils.detector import Detector, NotFittedError, check_images, to_unit_range
+from utils.detector import Detector, to_unit_range
+from utils.device import use_xla
 from utils.metrics import auroc
+from utils.progress import progress
+from utils.settings import SEED, number, optional, several, whole_number
 
 NU_GRID = tuple(round(0.1 * i, 1) for i in range(1, 10))
 GAMMA_GRID = tuple(2.0**i for i in range(-7, 3))
@@ -44,6 +45,22 @@ UNDERFLOW = -700.0
 """Exponents are cut off here: below, exp slowly computes subnormal numbers and zeros."""
 
 
+def _gamma(name, value):
+    return value if isinstance(value, str) and value == "scale" else number()(name, value)
+
+
+def _nu(name, value):
+    if (value := number()(name, value)) > 1:
+        raise ValueError(f"{name} is {value!r}, expected a number above 0 and up to 1")
+    return value
+
+
+def _n_jobs(name, value):
+    if (value := whole_number(-1)(name, value)) == 0:
+        raise ValueError(f"{name} is 0, expected a number of threads, or -1 for one a core")
+    return value
+
+
 class _OneClassSVM(Detector):
     """An RBF one-class SVM on features that a subclass computes.
 
@@ -55,12 +72,23 @@ class _OneClassSVM(Detector):
     Memory: 16 n^2 bytes for distances and kernel, 4 n^2 for each solver thread (at most one a nu),
     and 16 * SCORING_ROWS * n while scoring, for n training images: 0.9 GB for 6,000 on two cores.
 
-    After `fit`: gamma_default_ and seconds_. After `score_in_hindsight`: nu_, gamma_ (the best by
+    After `fit`: gamma_default_. After `score_in_hindsight`: nu_, gamma_ (the best by
     decision value), nu_exact_, gamma_exact_ (by kernel sum), and the AUROC of every setting,
-    auroc_grid_ and auroc_grid_exact_ (nu, gamma); found_ holds these too.
+    auroc_grid_ and auroc_grid_exact_ (nu, gamma); record_ holds these too.
     """
 
     LARGE_TRAIN: int
+
+    CHECKS: ClassVar = {
+        "nu": _nu,
+        "gamma": _gamma,
+        "nu_grid": several(_nu),
+        "gamma_grid": several(number()),
+        "max_train": optional(whole_number()),
+        "n_jobs": _n_jobs,
+        "seed": SEED,
+        "verbose": whole_number(0),
+    }
 
     def __init__(
         self,
@@ -71,7 +99,7 @@ class _OneClassSVM(Detector):
         gamma_grid: tuple[float, ...] = GAMMA_GRID,
         max_train: int | None = None,
         n_jobs: int = -1,
-        seed: int = 0,
+        seed: int | None = 0,
         verbose: int = 1,
     ):
         self.nu = nu
@@ -83,46 +111,25 @@ class _OneClassSVM(Detector):
         self.seed = seed
         self.verbose = verbose
 
-    def fit(self, x: np.ndarray, y: None = None) -> "_OneClassSVM":
-        """Train on images x (n, h, w, c) of the normal class, uint8 or float in [-1, 1].
-
-        Raises ValueError for images or settings that make no sense.
-        """
-        x = check_images(x)
-        self._check_settings()
-        self.image_shape_ = x.shape[1:]
-        self.image_dtype_ = "uint8" if x.dtype == np.uint8 else "float32"
-        self._forget_calibration()
-        for name in HINDSIGHT:
-            self.__dict__.pop(name, None)
-        self.seconds_, self.found_ = {}, {}
+    def _fit(self, x: np.ndarray) -> None:
         self._fit_features(x)
         start = time.perf_counter()
         large = max(x.shape[1:3]) > 32
-        n = min(len(x), self.max_train or (self.LARGE_TRAIN if large else len(x)))
+        n = min(len(x), self.settings_.max_train or (self.LARGE_TRAIN if large else len(x)))
         if n < len(x):
-            chosen = np.random.default_rng(self.seed).choice(len(x), n, replace=False)
-            x = x[np.sort(chosen)]
+            rng = np.random.default_rng(self.settings_.seed)
+            x = x[np.sort(rng.choice(len(x), n, replace=False))]
         self._train = self._features(x)
         self._distances = squared_distances(self._train, self._train)
         np.fill_diagonal(self._distances, 0.0)
         self.gamma_default_ = self._resolve_gamma()
-        self._default = self._solve(self.gamma_default_, [self.nu])
-        self.found_["gamma_default"] = float(self.gamma_default_)
+        self._default = self._solve(self.gamma_default_, [self.settings_.nu])
+        self.record_["gamma_default"] = float(self.gamma_default_)
         self.seconds_["training"] = time.perf_counter() - start
-        return self
 
-    def score_samples(self, x: np.ndarray) -> np.ndarray:
-        """The decision value of images x (n, h, w, c) without hindsight: float64 (n,).
-
-        Raises ValueError for images of another shape or kind than in training, and NotFittedError
-        before `fit`.
-        """
-        x = self._check_scored(x)
-        start = time.perf_counter()
-        decision, _ = self._decide(x, [self._default])
-        self.seconds_["scoring"] = time.perf_counter() - start
-        return decision[:, 0]
+    def _scores(self, x: np.ndarray) -> dict[str, np.ndarray]:
+        """The decision value without hindsight."""
+        return {"own": self._decide(x, [self._default])[0][:, 0].copy()}
 
     def score_in_hindsight(self, x: np.ndarray, normal: np.ndarray) -> dict[str, np.ndarray]:
         """Scores of images x (n, h, w, c) at the settings that suit their labels best.
@@ -135,7 +142,7 @@ class _OneClassSVM(Detector):
         Raises ValueError for images of another shape or kind than in training and for labels that
         do not fit them, and NotFittedError before `fit`.
         """
-        x = self._check_scored(x)
+        x = self._check_like_training(x)
         normal = np.asarray(normal)
         if normal.shape != (len(x),) or normal.dtype != bool or normal.all() or not normal.any():
             raise ValueError(
@@ -143,8 +150,10 @@ class _OneClassSVM(Detector):
                 f"({len(x)},) with both normal images and anomalies"
             )
         start = time.perf_counter()
-        gammas = tqdm(self.gamma_grid, "one-class SVMs", unit="gamma", disable=not self.verbose)
-        machines = [self._solve(gamma, self.nu_grid) for gamma in gammas]
+        gammas = progress(
+            self.settings_.gamma_grid, "one-class SVMs", unit="gamma", verbose=self.verbose
+        )
+        machines = [self._solve(gamma, self.settings_.nu_grid) for gamma in gammas]
         self.seconds_["grid"] = time.perf_counter() - start
 
         start = time.perf_counter()
@@ -155,7 +164,7 @@ class _OneClassSVM(Detector):
         )
         scores = {"hindsight": chosen, "hindsight_exact": exact, "default": decision[:, -1].copy()}
         for name in HINDSIGHT:
-            self.found_[name.rstrip("_")] = np.round(getattr(self, name), 7).tolist()
+            self.record_[name.rstrip("_")] = np.round(getattr(self, name), 7).tolist()
         self.seconds_["scoring"] = time.perf_counter() - start
         return scores
 
@@ -199,34 +208,16 @@ class _OneClassSVM(Detector):
     def _choose(self, values, normal):
         """Of values (n, gammas * nus), nu fastest: the best column, its setting, the AUROC grid."""
         grid = np.array([auroc(normal, column) for column in values.T])
-        gamma, nu = divmod(int(grid.argmax()), len(self.nu_grid))
+        nus, gammas = self.settings_.nu_grid, self.settings_.gamma_grid
+        gamma, nu = divmod(int(grid.argmax()), len(nus))
         chosen = values[:, grid.argmax()].copy()
-        grid = grid.reshape(len(self.gamma_grid), len(self.nu_grid)).T
-        return chosen, self.nu_grid[nu], self.gamma_grid[gamma], grid
+        return chosen, nus[nu], gammas[gamma], grid.reshape(len(gammas), len(nus)).T
 
     def _resolve_gamma(self):
-        if self.gamma != "scale":
-            return self.gamma
+        if self.settings_.gamma != "scale":
+            return self.settings_.gamma
         variance = self._train.var()
         return 1.0 / (self._train.shape[1] * variance) if variance > 0 else 1.0
-
-    def _check_scored(self, x):
-        if not hasattr(self, "gamma_default_"):
-            raise NotFittedError("this detector is not trained yet: call fit")
-        return check_images(x, self.image_shape_, self.image_dtype_)
-
-    def _check_settings(self):
-        for name in ("nu_grid", "gamma_grid"):
-            if not len(getattr(self, name)):
-                raise ValueError(f"{name} is empty; give at least one value")
-        for nu in (self.nu, *self.nu_grid):
-            if not 0 < nu <= 1:
-                raise ValueError(f"nu is {nu}, expected a number above 0 and up to 1")
-        for gamma in (self.gamma, *self.gamma_grid):
-            if gamma != "scale" and not (not isinstance(gamma, str) and 0 < gamma < math.inf):
-                raise ValueError(f"gamma is {gamma!r}, expected a number above 0")
-        if self.max_train is not None and self.max_train < 1:
-            raise ValueError(f"max_train is {self.max_train}, expected at least 1, or None")
 
 
 class RawOCSVM(_OneClassSVM):
@@ -252,6 +243,10 @@ class CAEOCSVM(_OneClassSVM):
 
     LARGE_TRAIN = 2_500
 
+    CHECKS: ClassVar = (
+        _OneClassSVM.CHECKS | TRAINING_CHECKS | {"representation_dim": whole_number()}
+    )
+
     def __init__(
         self,
         *,
@@ -265,7 +260,7 @@ class CAEOCSVM(_OneClassSVM):
         gamma_grid: tuple[float, ...] = GAMMA_GRID,
         max_train: int | None = None,
         n_jobs: int = -1,
-        seed: int = 0,
+        seed: int | None = 0,
         verbose: int = 1,
     ):
         super().__init__(
@@ -284,32 +279,27 @@ class CAEOCSVM(_OneClassSVM):
         self.learning_rate = learning_rate
 
     def _fit_features(self, x):
-        start = time.perf_counter()
-        shape, code = self.image_shape_, self.representation_dim
-        self.encoder_ = convolutional_encoder(shape, code, "tanh", seed=self.seed)
-        decoder = convolutional_decoder(shape, code, seed=self.seed + 1)
+        start, settings = time.perf_counter(), self.settings_
+        shape, code = self.image_shape_, settings.representation_dim
+        self.encoder_ = convolutional_encoder(shape, code, "tanh", seed=settings.seed)
+        decoder = convolutional_decoder(shape, code, seed=settings.seed + 1)
         images = keras.Input(shape)
         autoencoder = keras.Model(images, decoder(self.encoder_(images)))
-        autoencoder.compile(keras.optimizers.Adam(self.learning_rate), "mse", jit_compile=use_xla())
-        batches = epoch_batches(len(x), self.batch_size, self.epochs, self.seed)
+        adam = keras.optimizers.Adam(settings.learning_rate)
+        autoencoder.compile(adam, "mse", jit_compile=use_xla())
         fit_network(
             autoencoder,
             x,
-            batches,
+            epoch_batches(len(x), settings.batch_size, settings.epochs, settings.seed),
             "autoencoder",
             targets=True,
-            learning_rate=self.learning_rate,
+            learning_rate=settings.learning_rate,
             verbose=self.verbose,
         )
         self.seconds_["autoencoder"] = time.perf_counter() - start
 
-    def _check_settings(self):
-        super()._check_settings()
-        check_training(self)
-
     def _features(self, x):
-        codes = predict(self.encoder_, x, SCORING_ROWS, to_unit_range)
-        return codes.astype(np.float64)
+        return predict(self.encoder_, x, SCORING_ROWS, to_unit_range).astype(np.float64)
 
 
 def squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:

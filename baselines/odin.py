@@ -5,15 +5,17 @@ et al., 2018) divides the logits by a temperature and first moves the image a li
 probability is larger, which moves images of the training's distribution further than others.
 """
 
-import time
+from typing import ClassVar
 
 import keras
 import numpy as np
 from keras import ops
 
-from utils.backend import input_gradient, use_xla
+from utils.backend import input_gradient
 from utils.batches import predict
-from utils.detector import Detector, NotFittedError, check_images, to_unit_range
+from utils.detector import Detector, to_unit_range
+from utils.device import use_xla
+from utils.settings import number
 
 SCORING_BATCH = 200
 """Images a batch while scoring."""
@@ -28,8 +30,16 @@ class ODIN(Detector):
     units of the pixels' whole range, as Liang et al. give it: 0.0014 of it for bytes is 0.36.
 
     The defaults are those that Liang et al. chose for a DenseNet on CIFAR-10; a perturbation of
-    one's own needs images to choose it by, which are not the test images. `fit` trains nothing.
+    one's own needs images to choose it by, which are not the test images. `fit` trains nothing; it
+    takes images like those to be scored, and raises ValueError for a network that computes in less
+    than float32, where a perturbation would be rounded away.
     """
+
+    CHECKS: ClassVar = {
+        "network": lambda name, network: network,
+        "temperature": number(),
+        "perturbation": number(low_too=True),
+    }
 
     def __init__(
         self, network: keras.Model, *, temperature: float = 1000.0, perturbation: float = 0.0014
@@ -38,43 +48,20 @@ class ODIN(Detector):
         self.temperature = temperature
         self.perturbation = perturbation
 
-    def fit(self, x: np.ndarray, y: None = None) -> "ODIN":
-        """Take images x (n, h, w, c), uint8 or float in [-1, 1], for what shall be scored.
-
-        Raises ValueError for images or settings that make no sense, and for a network that computes
-        in less than float32, where a perturbation would be rounded away.
-        """
-        x = check_images(x)
-        if not 0 < self.temperature < np.inf:
-            raise ValueError(f"temperature is {self.temperature}, expected a number above 0")
-        if not 0 <= self.perturbation < np.inf:
-            raise ValueError(f"perturbation is {self.perturbation}, expected 0 or above")
+    def _fit(self, x: np.ndarray) -> None:
         for layer in self.network.layers:
             if layer.compute_dtype != "float32":
                 raise ValueError(
                     f"{layer.name} computes in {layer.compute_dtype}, too coarse for a "
                     f"perturbation of {self.perturbation}: load the weights into a float32 network"
                 )
-        self._forget_calibration()
-        self.image_shape_, self.image_dtype_ = x.shape[1:], x.dtype.name
-        self._perturbed = _PerturbedLogits(self.network, self.temperature, 2 * self.perturbation)
+        temperature, step = self.settings_.temperature, 2 * self.settings_.perturbation
+        self._perturbed = _PerturbedLogits(self.network, temperature, step)
         self._perturbed.compile(jit_compile=use_xla())
-        self.seconds_ = {}
-        return self
 
-    def score_samples(self, x: np.ndarray) -> np.ndarray:
-        """The normality score of images x (n, h, w, c): float64 (n,), higher = more normal.
-
-        Raises ValueError for images of another shape or kind than in `fit`, and NotFittedError
-        before it.
-        """
-        if not hasattr(self, "_perturbed"):
-            raise NotFittedError("this detector knows no images yet: call fit")
-        x = to_unit_range(check_images(x, self.image_shape_, self.image_dtype_))
-        start = time.perf_counter()
-        logits = predict(self._perturbed, x, SCORING_BATCH)
-        self.seconds_["scoring"] = time.perf_counter() - start
-        return log_maximum_softmax(logits, self.temperature)
+    def _scores(self, x: np.ndarray) -> dict[str, np.ndarray]:
+        logits = predict(self._perturbed, x, SCORING_BATCH, to_unit_range)
+        return {"own": log_maximum_softmax(logits, self.settings_.temperature)}
 
     def get_settings(self) -> dict:
         """The constructor's arguments as plain values, the network by its name."""

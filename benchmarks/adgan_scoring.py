@@ -20,7 +20,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from baselines.adgan import ADGAN, Reconstruction
 from models.encoders_decoders import convolutional_decoder
-from utils.backend import backend, device_name, input_gradient, use_xla
+from utils.backend import backend, input_gradient
+from utils.device import device_name, use_xla
 
 
 class OnePair(keras.Model):

@@ -9,9 +9,10 @@ training images, for growing n, and all alphas score the same responses of the t
 import numpy as np
 
 from benchmarks.options import recipe_parser
-from models.transformation_detector import RECIPES, TransformationDetector
-from utils.backend import device_name
+from models.recipes import RECIPES
+from models.transformation_detector import TransformationDetector
 from utils.datasets import load_dataset
+from utils.device import device_name
 from utils.dirichlet import estimate_alpha, normality_score
 from utils.metrics import auroc
 

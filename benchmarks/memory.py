@@ -15,7 +15,7 @@ import numpy as np
 
 from models.transformation_detector import TransformationDetector
 from transformations import SimpleTransformer, TransformationSet, Transformer
-from utils.backend import PRECISIONS, device_name, peak_memory
+from utils.device import PRECISIONS, device_name, peak_memory
 
 SETS = {
     4: TransformationSet([(False, 0, 0, k) for k in range(4)]),

@@ -15,9 +15,9 @@ from sklearn.svm import OneClassSVM
 
 from baselines.ocsvm import RawOCSVM
 from benchmarks.options import data_parser
-from utils.backend import device_name, peak_memory
 from utils.datasets import load_dataset
 from utils.detector import to_unit_range
+from utils.device import device_name, peak_memory
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 import argparse
 
-from models.transformation_detector import RECIPES
+from models.recipes import RECIPES
 from utils.datasets import DATASETS
 
 

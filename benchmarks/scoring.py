@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from benchmarks.timing import medians, seconds_of
 from models.transformation_detector import TransformationDetector
-from utils.backend import PRECISIONS, device_name, use_xla
+from utils.device import PRECISIONS, device_name, use_xla
 
 
 def main() -> None:
@@ -38,9 +38,7 @@ def main() -> None:
         with mock.patch("models.transformation_detector.scoring_batch", scoring_batch):
             detector = TransformationDetector(precision=options.precision, epochs=0.01, verbose=0)
             detector.fit(x)
-        sides["detector", batch] = lambda detector=detector: seconds_of(
-            lambda: detector.score_variants(x)
-        )
+        sides["detector", batch] = lambda detector=detector: seconds_of(lambda: detector.scores(x))
         sides["bare", batch] = bare(detector.network_, batch, len(x) * 72)
     found = medians(sides, options.repeats)
     print(f"{device_name()}, {detector.precision_}; forward passes a second")

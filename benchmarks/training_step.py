@@ -23,6 +23,7 @@ import os
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import keras
@@ -31,7 +32,7 @@ import tensorflow as tf
 
 from benchmarks.timing import medians, seconds_of
 from models.transformation_detector import TransformationDetector, epoch_pairs
-from utils.backend import device_name, use_xla, versions
+from utils.device import made_with, use_xla
 from utils.training import Checkpoint, fit_pairs
 
 BATCH = 128
@@ -51,7 +52,8 @@ def main() -> None:
     add("--compile", action="store_true", help="PyTorch by torch.compile too")
     add("--xla", action="store_true", help="the bare step compiled by XLA too")
     options = parser.parse_args()
-    print(f"{device_name()}; {', '.join(f'{n} {v}' for n, v in versions().items())}")
+    made = made_with()
+    print(f"{made['device']}; {', '.join(f'{n} {v}' for n, v in made['versions'].items())}")
     for precision in options.precisions:
         measure(precision, options)
 
@@ -99,7 +101,9 @@ def measure(precision: str, options: argparse.Namespace) -> None:
 
 def compiled_trainer(detector: TransformationDetector, jit_compile: bool | None = None):
     """The detector's untrained model on [images, t], compiled as `fit` compiles it."""
-    detector._build((32, 32, 3), "uint8")
+    detector.image_shape_, detector.image_dtype_ = (32, 32, 3), "uint8"
+    detector.settings_ = SimpleNamespace(**detector.check_settings())
+    detector._build()
     detector._compile_trainer(WARM_UP + STEPS, use_xla() if jit_compile is None else jit_compile)
     return detector._trainer
 

@@ -18,7 +18,7 @@ from benchmarks.timing import medians, seconds_of
 from benchmarks.training_step import fixed_batch_step
 from models.transformation_detector import TransformationDetector
 from transformations import Transformation, Transformer, TransformLayer
-from utils.backend import PRECISIONS, device_name
+from utils.device import PRECISIONS, device_name
 
 
 def main() -> None:

@@ -13,9 +13,10 @@ import json
 import numpy as np
 
 from benchmarks.options import recipe_parser
-from models.transformation_detector import RECIPES, TransformationDetector
-from utils.backend import device_name
+from models.recipes import RECIPES
+from models.transformation_detector import TransformationDetector
 from utils.datasets import load_dataset
+from utils.device import device_name
 from utils.metrics import auroc
 
 ANOMALIES = 1500
@@ -55,13 +56,13 @@ def validate(data, class_index: int, settings: dict) -> dict[str, float]:
     kept = len(x) - len(x) // 10
     detector = TransformationDetector(**settings, verbose=0).fit(x[:kept])
     log_p = np.concatenate([part for _, part in detector.log_responses(x[kept:])])
-    i = np.arange(len(detector.scored_))
-    scores = detector.score_variants(np.concatenate([x[kept:], others]))
+    i = np.arange(len(detector.scored_indices_))
+    scores = detector.scores(np.concatenate([x[kept:], others]))
     normal = np.arange(len(x) - kept + len(others)) < len(x) - kept
     return {
         "training s": detector.seconds_["training"],
-        "accuracy": np.mean(log_p.argmax(-1) == detector.scored_),
-        "nll": -log_p[:, i, detector.scored_].mean(),
+        "accuracy": np.mean(log_p.argmax(-1) == detector.scored_indices_),
+        "nll": -log_p[:, i, detector.scored_indices_].mean(),
     } | {name: auroc(normal, values) for name, values in scores.items()}
 
 

@@ -6,9 +6,11 @@ import keras
 import numpy as np
 from keras import layers
 
-from utils.backend import BatchNormalization
+from models.layers import BatchNormalization
+from utils.backend import keras_defaults
 
 
+@keras_defaults()
 def convolutional_encoder(
     input_shape: tuple[int, int, int],
     representation_dim: int,
@@ -34,6 +36,7 @@ def convolutional_encoder(
     return keras.Model(inputs, outputs, name="encoder")
 
 
+@keras_defaults()
 def convolutional_decoder(
     output_shape: tuple[int, int, int], representation_dim: int, *, seed: int | None = None
 ) -> keras.Model:

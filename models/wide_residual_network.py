@@ -8,9 +8,11 @@ import keras
 import numpy as np
 from keras import layers
 
-from utils.backend import BatchNormalization
+from models.layers import BatchNormalization
+from utils.backend import keras_defaults
 
 
+@keras_defaults()
 def create_wide_residual_network(
     input_shape: tuple[int, int, int],
     num_classes: int,
@@ -39,6 +41,7 @@ def create_wide_residual_network(
     return keras.Model(inputs, outputs, name=f"wrn_{depth}_{widen_factor}")
 
 
+@keras_defaults()
 def create_two_headed_wide_residual_network(
     input_shape: tuple[int, int, int],
     num_categories: int,
@@ -64,16 +67,6 @@ def create_two_headed_wide_residual_network(
     heads = {"categories": num_categories, "transformations": num_transformations}
     outputs = {name: network.head(x, n, final_activation, name) for name, n in heads.items()}
     return keras.Model(inputs, outputs, name=f"two_headed_wrn_{depth}_{widen_factor}")
-
-
-def scale_images(images):
-    """What the networks take of a symbolic batch: bytes become [-1, 1], floats are there already.
-
-    In float32, whatever the policy.
-    """
-    if images.dtype == "uint8":
-        return keras.layers.Rescaling(2 / 255, -1, dtype="float32")(images)
-    return images
 
 
 class _Layers:

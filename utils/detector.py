@@ -1,11 +1,17 @@
 """What every detector shares: scikit-learn's conventions for outlier detectors, on images."""
 
+import time
+import warnings
 from abc import ABC, abstractmethod
+from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 from sklearn import exceptions
 from sklearn.base import BaseEstimator, OutlierMixin
 
+from utils.backend import keras_defaults
+from utils.settings import Check
 from utils.threshold import choose_threshold, p_values
 
 
@@ -17,26 +23,79 @@ class Detector(OutlierMixin, BaseEstimator, ABC):
     """An anomaly detector: `fit` on normal images, then `score_samples`, higher = more normal.
 
     A constructor stores its arguments and does nothing else (get_params, set_params and clone are
-    scikit-learn's). `fit` sets attributes that end in an underscore, among them seconds_: the time
-    that each part of the work took. found_, where a method has it, is what else a run's file keeps
-    of it, as plain values.
+    scikit-learn's). A subclass has CHECKS, of what each argument may be, `_fit` and `_scores`.
+
+    max_test: experiments score a random so many of the test images, None all. precision_: that of
+    the convolutions.
+
+    After `fit`: image_shape_, image_dtype_, settings_ (the arguments as plain values, and the seed
+    that was drawn where it was None), seconds_ (the time that each part of the work took) and
+    record_, what else a run's file keeps, as plain values. A fit that fails or is stopped leaves
+    the detector unfitted.
 
     `fit` leaves open what is an anomaly, as the paper does. `calibrate`, with normal images held
-    out from `fit`, chooses the threshold; then there are `decision_function`, `predict` and
-    `p_value`, offset_ (the threshold), calibration_scores_ and false_alarm_rate_.
+    out from `fit`, chooses the threshold; then there are `predict` and `p_value`, offset_ (the
+    threshold), calibration_scores_ and false_alarm_rate_.
     """
 
-    @abstractmethod
-    def fit(self, x: np.ndarray, y: None = None) -> "Detector":
-        """Train on images x (n, h, w, c) of the normal class, uint8 or float in [-1, 1]."""
+    CHECKS: ClassVar[dict[str, Check]]
+    max_test: int | None = None
+    precision_ = "float32"
+
+    def fit(self, x: np.ndarray, y: None = None, **how) -> "Detector":
+        """Train on images x (n, h, w, c) of the normal class, uint8 or float in [-1, 1].
+
+        how: what a method's `_fit` takes beside the images, such as a checkpoint.
+
+        Raises ValueError for images or settings that make no sense, before any work, and where
+        training diverges.
+        """
+        x = check_images(x)
+        settings = self.check_settings()
+        if x.dtype != np.uint8 and x.min() >= 0:
+            warnings.warn(
+                f"all pixels lie in {x.min():.3g} to {x.max():.3g}, half of the range [-1, 1] that "
+                "float images have here: if they are bytes / 255, pass 2 * x - 1, or the bytes",
+                stacklevel=2,
+            )
+        self._unfit()
+        try:
+            self.settings_ = SimpleNamespace(**settings)
+            self.image_shape_, self.image_dtype_ = x.shape[1:], x.dtype.name
+            self.seconds_, self.record_ = {}, {}
+            with keras_defaults():
+                self._fit(x, **how)
+        except BaseException:
+            self._unfit()
+            raise
+        return self
 
     @abstractmethod
+    def _fit(self, x: np.ndarray, **how) -> None:
+        """`fit` on checked images, with settings_; sets the time of its parts in seconds_."""
+
+    @abstractmethod
+    def _scores(self, x: np.ndarray) -> dict[str, np.ndarray]:
+        """`scores` of checked images."""
+
+    def scores(self, x: np.ndarray) -> dict[str, np.ndarray]:
+        """All the normality scores the method knows, by name, from one pass over x (n, h, w, c).
+
+        float64 (n,), higher = more normal; the first is the method's own, that of `score_samples`.
+
+        Raises ValueError for images of another shape or kind than in training, and NotFittedError
+        before `fit`.
+        """
+        x = self._check_like_training(x)
+        start = time.perf_counter()
+        with keras_defaults():
+            scores = self._scores(x)
+        self.seconds_["scoring"] = time.perf_counter() - start
+        return scores
+
     def score_samples(self, x: np.ndarray) -> np.ndarray:
-        """The normality score of images x (n, h, w, c): float64 (n,), higher = more normal."""
-
-    def score_variants(self, x: np.ndarray) -> dict[str, np.ndarray]:
-        """All the scores the method knows, by name, from one pass; the first is its own."""
-        return {"own": self.score_samples(x)}
+        """The normality score of images x (n, h, w, c): float64 (n,). Raises as `scores`."""
+        return next(iter(self.scores(x).values()))
 
     def calibrate(self, x: np.ndarray, false_alarm_rate: float = 0.05) -> "Detector":
         """Choose section 3's threshold on normal images x (n, h, w, c) that were not in `fit`.
@@ -55,19 +114,23 @@ class Detector(OutlierMixin, BaseEstimator, ABC):
         """Choose the threshold anew for another rate. Raises what `calibrate` raises."""
         self._check_calibrated()
         self.offset_ = choose_threshold(self.calibration_scores_, false_alarm_rate)
-        self.false_alarm_rate_ = false_alarm_rate
+        self.false_alarm_rate_ = float(false_alarm_rate)
         return self
 
     def decision_function(self, x: np.ndarray) -> np.ndarray:
         """`score_samples` minus the threshold: float64 (n,), negative for anomalies.
 
-        Raises NotFittedError before `calibrate`, and what `score_samples` raises.
+        Before `calibrate` there is no threshold and it is `score_samples`, which ranks images just
+        as well: all that scikit-learn's "roc_auc" needs. Raises as `scores`.
         """
-        self._check_calibrated()
-        return self.score_samples(x) - self.offset_
+        return self.score_samples(x) - getattr(self, "offset_", 0.0)
 
     def predict(self, x: np.ndarray) -> np.ndarray:
-        """+1 for normal images and -1 for anomalies: int64 (n,). Raises as decision_function."""
+        """+1 for normal images and -1 for anomalies: int64 (n,).
+
+        Raises NotFittedError before `calibrate`, and what `scores` raises.
+        """
+        self._check_calibrated()
         return np.where(self.decision_function(x) < 0, -1, 1)
 
     def fit_predict(self, x: np.ndarray, y: None = None) -> np.ndarray:
@@ -80,10 +143,37 @@ class Detector(OutlierMixin, BaseEstimator, ABC):
     def p_value(self, x: np.ndarray) -> np.ndarray:
         """The share of the images of `calibrate` that score lower: float64 (n,), low = anomalous.
 
-        Raises NotFittedError before `calibrate`, and what `score_samples` raises.
+        Raises NotFittedError before `calibrate`, and what `scores` raises.
         """
         self._check_calibrated()
         return p_values(self.calibration_scores_, self.score_samples(x))
+
+    def get_settings(self) -> dict:
+        """The constructor's arguments as plain values, fit for JSON: those of `fit` after it."""
+        fitted = self.__sklearn_is_fitted__()
+        return dict(vars(self.settings_)) if fitted else self.check_settings()
+
+    def __sklearn_is_fitted__(self) -> bool:
+        """Whether a `fit` was finished, or a saved detector loaded."""
+        return "seconds_" in vars(self)
+
+    def check_settings(self) -> dict:
+        """The arguments as plain values; ValueError where one makes no sense."""
+        values = self.get_params(deep=False)
+        settings = {name: self.CHECKS[name](name, value) for name, value in values.items()}
+        if settings.get("seed", 0) is None:
+            settings["seed"] = int(np.random.SeedSequence().generate_state(1)[0] // 2)
+        return settings
+
+    def _unfit(self):
+        """Forgets all but the constructor's arguments."""
+        for name in set(vars(self)) - set(self.get_params(deep=False)):
+            delattr(self, name)
+
+    def _check_like_training(self, x):
+        if not self.__sklearn_is_fitted__():
+            raise NotFittedError("this detector is not trained yet: call fit, or load a saved one")
+        return check_images(x, self.image_shape_, self.image_dtype_)
 
     def _check_calibrated(self):
         if not hasattr(self, "calibration_scores_"):
@@ -91,15 +181,6 @@ class Detector(OutlierMixin, BaseEstimator, ABC):
                 "this detector has no threshold yet: after fit, call calibrate with normal images "
                 "that were held out from fit"
             )
-
-    def _forget_calibration(self):
-        """For `fit`: a threshold is of the network it was chosen for."""
-        for name in ("calibration_scores_", "offset_", "false_alarm_rate_"):
-            self.__dict__.pop(name, None)
-
-    def get_settings(self) -> dict:
-        """The constructor's arguments as plain values, fit for JSON."""
-        return self.get_params(deep=False)
 
 
 def check_images(
@@ -119,6 +200,8 @@ def check_images(
     if x.dtype != np.uint8:
         if not np.issubdtype(x.dtype, np.floating):
             raise ValueError(f"images have dtype {x.dtype}, expected uint8, or float in [-1, 1]")
+        if np.isnan(x).any():
+            raise ValueError(f"{np.isnan(x).any((1, 2, 3)).sum()} of {len(x)} images hold NaN")
         if not (np.abs(x) <= 1).all():
             raise ValueError(
                 f"float images must lie in [-1, 1], got {x.min()} to {x.max()}; "

@@ -1,148 +1,111 @@
-"""Many independent tasks at once through joblib: worker processes here, or a Dask cluster's."""
+"""Many independent tasks at once, by Dask: worker processes here, or those of a cluster."""
 
 import contextlib
-import fcntl
 import importlib.util
-import itertools
+import logging
 import os
 import shutil
 import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
+import dask
 import numpy as np
-from joblib import Parallel, delayed, parallel_config
-from joblib.externals.loky.process_executor import TerminatedWorkerError
+from dask.distributed import Client, LocalCluster, WorkerPlugin, as_completed
 
-BACKENDS = ("loky", "dask")
+from utils.device import processor_cores
 
-MAX_LOSSES = 3
-"""How often in a row workers may be lost before any task is finished."""
+DASK = {
+    "distributed.scheduler.allowed-failures": 2,
+    "distributed.scheduler.worker-saturation": 1.0,
+    "distributed.scheduler.worker-ttl": None,
+}
+"""A task may lose its process twice; it waits until a process is free; and a process that computes
+for long without a word is not taken for lost."""
 
 
 def run_jobs(
-    function: Callable,
-    tasks: list[tuple],
-    jobs: int,
-    joblib_backend: str = "loky",
-    scheduler: str | None = None,
-) -> Iterator:
-    """Yields function(*task) for every task, in the order in which they finish.
+    function: Callable, tasks: list[tuple], jobs: int, scheduler: str | None = None
+) -> Iterator[tuple[tuple, object]]:
+    """Yields (task, function(*task)) for every task, in the order in which they finish.
 
-    joblib_backend: "loky" for `jobs` processes on this machine, each with its share of the
-    processor cores and one of the GPUs, which they share where there are fewer; "dask" for as many
-    at once as the cluster at the address `scheduler` has workers, which see the cores and GPUs that
-    they were started with:
+    jobs: so many processes on this machine, each with its share of the processor cores and one of
+    the GPUs, which they share where there are fewer. scheduler: the address of a Dask cluster,
+    whose workers take the tasks instead; they see the cores and GPUs that they were started with:
 
         PYTHONPATH=. dask scheduler
         PYTHONPATH=. CUDA_VISIBLE_DEVICES=0 dask worker tcp://HOST:8786 --nthreads 1
 
-    A task whose process dies is run again: it must bear being run twice.
+    A task whose process dies is run again, up to twice: it must bear being run twice. One that
+    fails for good has its exception in the place of its result.
 
-    Raises ValueError for more jobs than cores, for a cluster that is not there or whose workers run
-    several tasks in one process, and for tasks that kill their process again and again.
+    Raises ValueError for more jobs than cores, and for a cluster that is not there or whose workers
+    run several tasks in one process or cannot import this project.
     """
-    if joblib_backend == "dask":
-        jobs, config = -1, _cluster(scheduler)
-    else:
-        config = _processes(jobs)
-    waiting, losses = dict(enumerate(tasks)), 0
-    while waiting:
-        calls = [delayed(_numbered)(number, function, task) for number, task in waiting.items()]
-        try:
-            with config() as keywords:
-                with parallel_config(joblib_backend, **keywords):
-                    parallel = Parallel(jobs, return_as="generator_unordered", batch_size=1)
-                for number, result in parallel(calls):
-                    del waiting[number]
-                    losses = 0
-                    yield result
-        except TerminatedWorkerError as error:
-            losses += 1
-            if losses == MAX_LOSSES:
-                raise ValueError(
-                    f"worker processes died {losses} times before finishing anything, perhaps for "
-                    "want of memory: try fewer --jobs"
-                ) from error
-            print("a worker process died; what it ran is run again", file=sys.stderr, flush=True)
+    with dask.config.set(DASK), _cluster(scheduler) if scheduler else _processes(jobs) as client:
+        futures = {client.submit(function, *task, pure=False): task for task in tasks}
+        for future in as_completed(futures):
+            error = future.exception()
+            yield futures[future], future.result() if error is None else error
 
 
-def _numbered(number, function, task):
-    return number, function(*task)
-
-
+@contextlib.contextmanager
 def _cluster(scheduler):
-    """What joblib's Dask backend needs to know."""
-    if scheduler is None:
-        raise ValueError("--joblib-backend dask needs --scheduler, such as tcp://127.0.0.1:8786")
     try:
-        from dask.distributed import Client
-    except ImportError as error:
-        raise ValueError("Dask is not installed: pip install 'dask[distributed]'") from error
-
-    @contextlib.contextmanager
-    def config():
+        client = Client(scheduler)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"no Dask scheduler answers at {scheduler}: {error}") from error
+    with client:
+        threads = max(client.nthreads().values(), default=1)
+        if threads > 1:
+            raise ValueError(
+                f"a Dask worker would run {threads} tasks in one process: start the workers with "
+                "--nthreads 1"
+            )
         try:
-            client = Client(scheduler, set_as_default=False)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"no Dask scheduler answers at {scheduler}: {error}") from error
-        with client:
-            threads = max(client.nthreads().values(), default=1)
-            if threads > 1:
-                raise ValueError(
-                    f"a Dask worker would run {threads} tasks in one process: start the workers "
-                    "with --nthreads 1"
-                )
-            try:
-                client.run_on_scheduler(importlib.util.find_spec, __name__)
-                client.run(importlib.util.find_spec, __name__)
-            except ModuleNotFoundError as error:
-                raise ValueError(
-                    f"the Dask cluster cannot import {__name__}: start its scheduler and workers "
-                    "in this project's folder, with PYTHONPATH=."
-                ) from error
-            yield {"client": client}
-
-    return config
+            client.run_on_scheduler(importlib.util.find_spec, __name__)
+            client.run(importlib.util.find_spec, __name__)
+        except ModuleNotFoundError as error:
+            raise ValueError(
+                f"the Dask cluster cannot import {__name__}: start its scheduler and workers in "
+                "this project's folder, with PYTHONPATH=."
+            ) from error
+        yield client
 
 
+@contextlib.contextmanager
 def _processes(jobs):
-    """What joblib's loky backend needs to know: how each new process takes its share."""
-    cores = sorted(os.sched_getaffinity(0))
+    cores = processor_cores()
     if jobs > len(cores):
         raise ValueError(f"--jobs {jobs} is more than the {len(cores)} processor cores")
-    shares = [part.tolist() for part in np.array_split(cores, jobs)]
+    settings = {"memory_limit": None, "dashboard_address": None, "silence_logs": logging.ERROR}
+    with (
+        LocalCluster(n_workers=jobs, threads_per_worker=1, **settings) as cluster,
+        Client(cluster) as client,
+    ):
+        shares = [part.tolist() for part in np.array_split(cores, jobs)]
+        client.register_plugin(_Share(shares, visible_gpus()))
+        yield client
 
-    @contextlib.contextmanager
-    def config():
-        with tempfile.TemporaryDirectory() as folder:
-            arguments = (Path(folder), shares, visible_gpus())
-            yield {"initializer": _take_share, "initargs": arguments}
 
-    return config
+class _Share(WorkerPlugin):
+    """Gives each worker process, whenever it starts, its own cores and GPU."""
 
+    def __init__(self, shares, gpus):
+        self.shares, self.gpus = shares, gpus
 
-def _take_share(folder, shares, gpus):
-    """In a new process, before it loads a deep learning library: its own cores and GPU.
-
-    A share is taken by locking a file, and free again when the process is gone, however it ended.
-    """
-    for number in itertools.cycle(range(len(shares))):
-        file = os.open(folder / str(number), os.O_CREAT | os.O_WRONLY)  # never closed
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        os.close(file)
-        time.sleep(0.01)
-    os.sched_setaffinity(0, shares[number])
-    if gpus:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
-    if 0 < len(gpus) < len(shares):  # a process is not to reserve the whole memory of a shared GPU
-        os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
-        os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+    def setup(self, worker):
+        number = int(worker.name)
+        cores = self.shares[number]
+        if hasattr(os, "sched_setaffinity"):  # Linux
+            for thread in os.listdir("/proc/self/task"):
+                os.sched_setaffinity(int(thread), cores)
+        else:
+            os.environ["TF_NUM_INTRAOP_THREADS"] = os.environ["OMP_NUM_THREADS"] = str(len(cores))
+        if self.gpus:
+            os.environ["CUDA_VISIBLE_DEVICES"] = self.gpus[number % len(self.gpus)]
+        if 0 < len(self.gpus) < len(self.shares):  # none is to reserve all of a shared GPU's memory
+            os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
+            os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
 
 
 def visible_gpus() -> list[str]:

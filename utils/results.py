@@ -2,13 +2,16 @@
 
 import json
 import os
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from utils.datasets import LAYOUTS, write_npz
+from utils.datasets import LAYOUTS
+from utils.files import read_npz, replacing, write_npz
 from utils.metrics import auroc, evaluate
 
 PUBLISHED = Path(__file__).with_name("published.csv")
@@ -24,8 +27,11 @@ CURVES = (
     "pr_anomaly_recall",
 )
 
+MADE_WITH = ("folder", "backend", "precision")
+"""What keeps runs of the same recipe in rows of their own."""
 
-class ResultError(Exception):
+
+class ResultError(ValueError):
     """A results folder that does not fit what is asked of it; the message says what to do."""
 
 
@@ -37,12 +43,12 @@ class Run:
     dataset: str
     method: str
     class_index: int
-    run: int
+    number: int
 
     @property
     def path(self) -> Path:
-        """`results/<dataset>/<dataset>_<method>_<class>_<run>.npz`, the class by number."""
-        name = f"{self.dataset}_{self.method}_{self.class_index}_{self.run}.npz"
+        """`<results_dir>/<dataset>/<dataset>_<method>_<class>_<run>.npz`, the class by number."""
+        name = f"{self.dataset}_{self.method}_{self.class_index}_{self.number}.npz"
         return Path(self.results_dir, self.dataset, name)
 
     @property
@@ -51,19 +57,25 @@ class Run:
         return self.path.with_suffix(".checkpoint.weights.h5")
 
 
-def write_run(
-    run: Run, normal: np.ndarray, variants: dict[str, np.ndarray], details: dict
-) -> dict[str, float]:
-    """Write a finished run, whole or not at all; returns the AUROC of every variant.
+def find_runs(results_dir: str | os.PathLike, dataset: str) -> list[Path]:
+    """The files of a data set's runs, those of exactly the name that `Run.path` gives, sorted."""
+    name = re.compile(rf"{dataset}_[a-z_]+_\d+_\d+\.npz")
+    folder = Path(results_dir, dataset)
+    return sorted(path for path in folder.glob("*.npz") if name.fullmatch(path.name))
 
-    normal: (n,) bool. variants: scores (n,) by name; the first is the method's own, with curves.
-    details: how the run was made (settings, seed, versions, device, seconds), kept as JSON.
+
+def write_run(
+    run: Run, normal: np.ndarray, scores: dict[str, np.ndarray], details: dict
+) -> dict[str, float]:
+    """Write a finished run, whole or not at all; returns the AUROC of every score.
+
+    normal: (n,) bool. scores: (n,) by name; the first is the method's own, with curves. details:
+    how the run was made (settings, seed, versions, device, seconds), kept as JSON.
     """
-    first = next(iter(variants))
-    result = evaluate(normal, variants[first])
+    result = evaluate(normal, next(iter(scores.values())))
     arrays = {k: np.asarray(v, np.float32) if k in CURVES else v for k, v in result.items()}
-    aurocs = {name: auroc(normal, scores) for name, scores in variants.items()}
-    arrays |= {f"scores_{name}": scores for name, scores in variants.items()}
+    aurocs = {name: auroc(normal, values) for name, values in scores.items()}
+    arrays |= {f"scores_{name}": values for name, values in scores.items()}
     arrays |= {"normal": np.asarray(normal, bool)}
     details = details | {"variants": aurocs}
     arrays["details"] = np.array(json.dumps(details))
@@ -72,44 +84,59 @@ def write_run(
 
 
 def read_details(path: Path) -> dict:
-    """How a run was made, and its areas."""
+    """How a run was made, and its areas. Raises ResultError where the file is no run's."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            details = json.loads(str(file["details"]))
-            areas = {k: float(file[k]) for k in ("auroc", "aupr_normal", "aupr_anomaly")}
-    except (OSError, ValueError, KeyError, EOFError) as error:
+        arrays = read_npz(path)
+        details = json.loads(str(arrays["details"]))
+        return details | {k: float(arrays[k]) for k in ("auroc", "aupr_normal", "aupr_anomaly")}
+    except (ValueError, KeyError, TypeError) as error:
         raise ResultError(f"{path} is no result of experiments.py ({error}); delete it") from error
-    return details | areas
 
 
-def read_runs(results_dir: str | os.PathLike, dataset: str) -> pd.DataFrame:
-    """One row a run and variant: class, method, variant, recipe, run, auroc, AUPRs, seconds, ..."""
-    rows = []
-    for path in sorted(Path(results_dir, dataset).glob(f"{dataset}_*.npz")):
-        details = read_details(path)
-        for position, (variant, value) in enumerate(details["variants"].items()):
-            first = position == 0
-            rows.append(
-                {key: details[key] for key in ("class_index", "method", "recipe", "reduced", "run")}
-                | {"variant": variant, "first": first, "auroc": value, "path": path}
-                | {k: details[k] if first else np.nan for k in ("aupr_normal", "aupr_anomaly")}
-                | {f"{part}_seconds": s for part, s in details["seconds"].items()}
-                | {"device": details["device"], "precision": details.get("precision", "")}
+def check_made_so(path: Path, details: dict, wanted: dict) -> None:
+    """ResultError where a file's details are not those wanted."""
+    for key, value in wanted.items():
+        if details[key] != value:
+            raise ResultError(
+                f"{path} was made with {key} {details[key]!r}, not {value!r}; choose another "
+                "--results-dir"
             )
+
+
+def read_runs(results_dirs: Sequence[str | os.PathLike], dataset: str) -> pd.DataFrame:
+    """One row a run and score: class, method, score, recipe, run, auroc, AUPRs, seconds, ...
+
+    Raises ResultError for files that are no run's.
+    """
+    rows = []
+    for folder in results_dirs:
+        for path in find_runs(folder, dataset):
+            details = read_details(path)
+            made = {"folder": Path(folder).as_posix(), "path": path}
+            made |= {key: details[key] for key in ("backend", "precision", "device")}
+            made |= {f"{part}_seconds": s for part, s in details["seconds"].items()}
+            for key in ("class_index", "method", "recipe", "reduced", "run"):
+                made[key] = details[key]
+            for position, (score, value) in enumerate(details["variants"].items()):
+                row = made | {"score": score, "first": position == 0, "auroc": value}
+                for area in ("aupr_normal", "aupr_anomaly"):
+                    row[area] = details[area] if position == 0 else np.nan
+                rows.append(row)
     return pd.DataFrame(rows)
 
 
 def summarise(runs: pd.DataFrame, dataset: str) -> pd.DataFrame:
     """The table: measured mean and SEM over the runs, published value, difference, in percent.
 
-    A row for each class, method, variant and recipe; class_index -1 is the classes' average.
-    Published numbers stand beside the method's own score alone, and never beside a reduced recipe.
-    The average row is given where every class of the data set was measured.
+    A row for each class, method, score, recipe, folder, backend and precision; class_index -1 is
+    the classes' average. Published numbers stand beside the method's own score alone, and never
+    beside a reduced recipe. The average row is given where every class of the data set was
+    measured.
     """
     published = pd.read_csv(PUBLISHED).query("dataset == @dataset")
     published = published.rename(columns={"auroc": "published", "sem": "published_sem"})
     names = LAYOUTS[dataset].class_names
-    keys = ["method", "variant", "recipe", "reduced", "first"]
+    keys = ["method", "score", "recipe", *MADE_WITH, "reduced", "first"]
     table = (
         runs.assign(auroc=100 * runs["auroc"])
         .groupby([*keys, "class_index"], sort=False)["auroc"]
@@ -135,13 +162,16 @@ def summarise(runs: pd.DataFrame, dataset: str) -> pd.DataFrame:
     table["difference"] = table["measured"] - table["published"]
     table["class"] = ["average" if c < 0 else names[c] for c in table["class_index"]]
     order = table["class_index"].where(table["class_index"] >= 0, len(names))
-    table = table.assign(order=order).sort_values([*keys[:3], "order"], kind="stable")
-    columns = ["class", "method", "variant", "recipe", "measured", "sem", "runs"]
+    table = table.assign(order=order).sort_values([*keys[:-2], "order"], kind="stable")
+    columns = ["class", "method", "score", "recipe", *MADE_WITH, "measured", "sem", "runs"]
     return table[[*columns, "published", "published_sem", "difference"]].reset_index(drop=True)
 
 
 def to_markdown(table: pd.DataFrame) -> str:
-    """The table of `summarise` for people: AUROC in percent, mean +- SEM (number of runs)."""
+    """The table of `summarise` for people: AUROC in percent, mean +- SEM (number of runs).
+
+    Folder, backend and precision are columns where those of a method differ.
+    """
 
     def number(value, form=".1f"):
         return "" if pd.isna(value) else format(value, form)
@@ -149,63 +179,67 @@ def to_markdown(table: pd.DataFrame) -> str:
     def with_sem(mean, sem):
         return number(mean) + (f" ± {number(sem)}" if not pd.isna(sem) else "")
 
-    header = ["class", "method", "score", "recipe", "measured (runs)", "published", "difference"]
+    named = ["class", "method", "score", "recipe"]
+    alike = table.groupby(["method", "score", "recipe"])
+    named += [column for column in MADE_WITH if alike[column].nunique().max() > 1]
     rows = [
         [
-            row["class"],
-            row["method"],
-            row["variant"],
-            row["recipe"],
+            *row[named],
             f"{with_sem(row['measured'], row['sem'])} ({row['runs']})",
             with_sem(row["published"], row["published_sem"]),
             number(row["difference"], "+.1f"),
         ]
         for _, row in table.iterrows()
     ]
+    header = [*named, "measured (runs)", "published", "difference"]
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     lines = [header, ["-" * width for width in widths], *rows]
     return "\n".join("| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines)
 
 
-def report(results_dir: str | os.PathLike, dataset: str) -> str:
+def report(results_dir: Path, dataset: str, beside: Sequence[Path] = ()) -> str:
     """Write the data set's table as CSV and Markdown and its ROC plot; returns the Markdown.
 
-    Raises ResultError where there are no runs.
+    beside: other folders of results, whose runs have rows of their own. Raises ResultError where
+    there are no runs.
     """
-    runs = read_runs(results_dir, dataset)
+    runs = read_runs([results_dir, *beside], dataset)
     folder = Path(results_dir, dataset)
     if runs.empty:
         raise ResultError(f"no runs of {dataset} in {folder}; run the experiment first")
+    folder.mkdir(parents=True, exist_ok=True)
     table = summarise(runs, dataset)
     text = to_markdown(table)
-    table.to_csv(folder / "table.csv", index=False, float_format="%.3f")
-    (folder / "table.md").write_text(
-        f"# {dataset}: AUROC in %, mean ± SEM over the runs\n\n{text}\n", encoding="utf-8"
-    )
-    plot_roc(runs, dataset, folder / "roc.png")
+    with replacing(folder / "table.csv") as partial:
+        table.to_csv(partial, index=False, float_format="%.3f")
+    with replacing(folder / "table.md") as partial:
+        title = f"# {dataset}: AUROC in %, mean ± SEM over the runs"
+        partial.write_text(f"{title}\n\n{text}\n", encoding="utf-8")
+    with replacing(folder / "roc.png") as partial:
+        plot_roc(runs, dataset, partial)
     return text
 
 
 def plot_roc(runs: pd.DataFrame, dataset: str, path: Path) -> None:
-    """The ROC curve of every class, method and recipe (its first run), a panel a class."""
+    """The ROC curve of every class, method and recipe, a panel a class, each of the first run."""
     from matplotlib.figure import Figure
 
     first = runs[runs["first"]].sort_values("run")
-    first = first.drop_duplicates(["class_index", "method", "recipe"])
+    first = first.drop_duplicates(["class_index", "method", "recipe", *MADE_WITH])
+    differing = [column for column in ("recipe", *MADE_WITH) if first[column].nunique() > 1]
     classes = sorted(first["class_index"].unique())
     columns = min(5, len(classes))
     rows = -(-len(classes) // columns)
     figure = Figure(figsize=(2.6 * columns, 2.9 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
-    several_recipes = first["recipe"].nunique() > 1
     for panel in panels[len(classes) :]:
         panel.set_axis_off()
     for panel, class_index in zip(panels, classes, strict=False):
         for _, run in first[first["class_index"] == class_index].iterrows():
-            with np.load(run["path"], allow_pickle=False) as file:
-                label = run["method"] + (f", {run['recipe']}" if several_recipes else "")
-                label = f"{label}: {100 * run['auroc']:.1f}"
-                panel.plot(file["roc_fpr"], file["roc_tpr"], linewidth=1.2, label=label)
+            arrays = read_npz(run["path"])
+            label = ", ".join([run["method"], *run[differing]])
+            label = f"{label}: {100 * run['auroc']:.1f}"
+            panel.plot(arrays["roc_fpr"], arrays["roc_tpr"], linewidth=1.2, label=label)
         panel.plot([0, 1], [0, 1], color="0.7", linewidth=0.8, linestyle=":")
         panel.set_title(LAYOUTS[dataset].class_names[class_index], fontsize=10)
         panel.legend(fontsize=6, loc="lower right", frameon=False)

@@ -1,6 +1,5 @@
 """Training on (image, transformation) pairs that can be stopped at any step and gone on with."""
 
-import math
 import os
 import time
 from collections.abc import Callable
@@ -9,8 +8,10 @@ from pathlib import Path
 import h5py
 import keras
 import numpy as np
+from keras import ops
 
 from utils.batches import pair_batches
+from utils.progress import TrainingProgress
 
 
 def fit_pairs(
@@ -23,6 +24,7 @@ def fit_pairs(
     steps_per_epoch: int,
     total_steps: int,
     checkpoint: "Checkpoint",
+    learning_rate: float,
     labels: Callable = lambda image, t: t,
     callbacks: list[keras.callbacks.Callback] = (),
     verbose: int = 1,
@@ -32,10 +34,12 @@ def fit_pairs(
     epoch_pairs: the numbers of an epoch's pairs in their order, steps_per_epoch batches of them.
     The last epoch is cut where the steps end. x, n_transforms, labels: see
     `utils.batches.pair_batches`.
+
+    Raises ValueError where training diverges; learning_rate is for that message.
     """
     model.optimizer.build(model.trainable_variables)
     done = checkpoint.restore(model)
-    progress = [_Progress(math.ceil(total_steps / steps_per_epoch))] if verbose else []
+    progress = TrainingProgress("training", total_steps, done, verbose)
     while done < total_steps:
         epoch, step = divmod(done, steps_per_epoch)
         pairs = epoch_pairs(epoch)[step * batch_size :][: (total_steps - done) * batch_size]
@@ -44,22 +48,23 @@ def fit_pairs(
             initial_epoch=epoch,
             epochs=epoch + 1,
             shuffle=False,
-            verbose=verbose,
-            callbacks=[checkpoint, *progress, *callbacks],
+            verbose=0,
+            callbacks=[checkpoint, progress, *callbacks],
         )
         done = int(model.optimizer.iterations)
+        check_finite(model, done, learning_rate)
+    progress.close()
     checkpoint.save(model)
 
 
-class _Progress(keras.callbacks.ProgbarLogger):
-    """Keras's progress bar, told the number of epochs: `fit` is called for one epoch at a time."""
-
-    def __init__(self, epochs):
-        super().__init__()
-        self._all_epochs = epochs
-
-    def set_params(self, params):
-        super().set_params({**params, "epochs": self._all_epochs})
+def check_finite(model: keras.Model, steps: int, learning_rate: float) -> None:
+    """ValueError where a weight is not finite after so many steps of training."""
+    for variable in model.variables:
+        if not np.isfinite(ops.convert_to_numpy(ops.convert_to_tensor(variable))).all():
+            raise ValueError(
+                f"training diverged: {variable.path} is not finite after {steps} steps; lower "
+                f"learning_rate, now {learning_rate:g}"
+            )
 
 
 class Checkpoint(keras.callbacks.Callback):
@@ -81,21 +86,30 @@ class Checkpoint(keras.callbacks.Callback):
     def restore(self, model) -> int:
         """Puts the file's state into the model; returns the steps done, 0 without a file.
 
-        Raises ValueError for the file of another training.
+        Raises ValueError for the file of another training, and for a damaged one.
         """
         if self.path is None or not self.path.exists():
             return 0
-        with h5py.File(self.path) as file:
-            fingerprint, seconds = file.attrs["fingerprint"], float(file.attrs["seconds"])
+        try:
+            with h5py.File(self.path) as file:
+                fingerprint, seconds = file.attrs["fingerprint"], float(file.attrs["seconds"])
+        except (OSError, KeyError, ValueError) as error:
+            raise self._damaged(error) from error
         if fingerprint != self.fingerprint:
             raise ValueError(
                 f"{self.path} is the checkpoint of a training with other settings or images: "
                 f"{fingerprint} instead of {self.fingerprint}; delete it to start again"
             )
-        model.load_weights(self.path)
+        try:
+            model.load_weights(self.path)
+        except Exception as error:  # HDF5, Keras, NumPy: whatever damage sets off
+            raise self._damaged(error) from error
         self.seconds = seconds
         self._started = time.perf_counter()
         return int(model.optimizer.iterations)
+
+    def _damaged(self, error):
+        return ValueError(f"{self.path} is damaged ({error}); delete it to start again")
 
     def on_train_batch_end(self, batch, logs=None):
         if self.path is not None and time.perf_counter() - self._saved >= self.every:

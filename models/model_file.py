@@ -1,0 +1,166 @@
+"""A trained `TransformationDetector` as one file: a Keras archive with a JSON of the rest.
+
+The file may come from a stranger. Reading it runs no code of it and unpickles nothing: the network
+is built from the settings, and its weights are read once they are known to lie in the file and to
+be as many as the settings say.
+"""
+
+import json
+import os
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import h5py
+import keras
+import numpy as np
+
+from transformations import TransformationSet
+from utils.device import scoring_batch
+from utils.settings import whole_number
+
+MAX_ACTIVATIONS = 2**29
+"""A layer's numbers while scoring, over which a file is taken for absurd: 2 GiB in float32, and 1.8
+times what the paper's network has at 64x64 on a GPU."""
+
+FORMAT = 3
+
+RENAMED = {"score": "score_name", "scored": "scored_transformations"}
+"""Settings of format 2 by their names in format 3; the rest is the same."""
+
+
+def check_model_path(path: str | os.PathLike) -> Path:
+    """The path; ValueError where it does not end as a saved detector's does."""
+    path = Path(path)
+    if path.suffix != ".keras":
+        raise ValueError(f"{path} must end in .keras: a saved detector is a Keras archive")
+    return path
+
+
+def write_model(path: Path, detector) -> None:
+    """Write a fitted detector, whole or not at all. OSError where there is no room."""
+    saved = {
+        "format": FORMAT,
+        "settings": detector.get_settings() | {"precision": detector.precision_},
+        "image_shape": detector.image_shape_,
+        "image_dtype": detector.image_dtype_,
+        "alpha": detector.alpha_.tolist(),
+        "rotation_alpha": None,
+        "seconds": detector.seconds_,
+        "found": detector.record_,
+        "details": detector.details_,
+    }
+    if hasattr(detector, "rotation_alpha_"):
+        saved["rotation_alpha"] = detector.rotation_alpha_.tolist()
+    if hasattr(detector, "calibration_scores_"):
+        saved["calibration_scores"] = detector.calibration_scores_.tolist()
+        saved["false_alarm_rate"] = detector.false_alarm_rate_
+    partial = path.with_name(f".{path.stem}.part.keras")
+    keras.saving.save_model(detector.network_, partial)
+    with zipfile.ZipFile(partial, "a") as archive:
+        archive.writestr("detector.json", json.dumps(saved))
+    os.replace(partial, path)
+
+
+def read_model(path: Path, create, precision: str | None = None):
+    """The detector in a file, made by `create`, the class, on settings.
+
+    precision: None keeps the one that the detector was trained with. Raises ValueError where the
+    file is not a saved detector, OSError where it cannot be read.
+    """
+    with open(path, "rb") as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                return _from_archive(archive, path, create, precision)
+        except Exception as error:  # zip, JSON, HDF5, NumPy: whatever damage sets off
+            raise ValueError(
+                f"{path} is not a saved detector of this project: {error or repr(error)}"
+            ) from error
+
+
+def _from_archive(archive, path, create, precision):
+    _check_archive(archive, path.stat().st_size)
+    saved = json.loads(archive.read("detector.json"))
+    if saved["format"] not in (2, FORMAT):
+        raise ValueError(f"format {saved['format']} where this version reads 2 and {FORMAT}")
+    settings = {RENAMED.get(name, name): value for name, value in saved["settings"].items()}
+    if not isinstance(settings["transformations"], str):
+        settings["transformations"] = TransformationSet(settings["transformations"])
+    detector = create(**settings)
+    detector.precision = precision or detector.precision
+    detector.settings_ = SimpleNamespace(**detector.check_settings())
+    detector.image_shape_ = tuple(whole_number()("image_shape", n) for n in saved["image_shape"])
+    detector.image_dtype_ = saved["image_dtype"]
+    _check_size(detector, archive.getinfo("model.weights.h5").file_size)
+    detector._build()
+    _check_weights(archive, detector.network_)
+    detector.network_.load_weights(path)
+    k, m = detector.transformer_.n_transforms, len(detector.scored_indices_)
+    detector.alpha_ = _finite(saved["alpha"]).reshape(m, k)
+    if detector._has_rotations:
+        detector.rotation_alpha_ = _finite(saved["rotation_alpha"]).reshape(m, -1)
+    detector.seconds_ = {part: float(value) for part, value in saved["seconds"].items()}
+    detector.record_, detector.details_ = dict(saved["found"]), dict(saved["details"])
+    if "calibration_scores" in saved:
+        detector.calibration_scores_ = np.sort(_finite(saved["calibration_scores"]).ravel())
+        detector.set_false_alarm_rate(saved["false_alarm_rate"])
+    return detector
+
+
+def _check_archive(archive, size):
+    """Refuses an archive that unpacks to more than the file's own size, which `save` never does."""
+    unpacked = sum(member.file_size for member in archive.infolist())
+    if unpacked > size:
+        raise ValueError(f"its {size} bytes would unpack to {unpacked}")
+
+
+def _check_size(detector, stored_bytes):
+    """Refuses settings of a network larger than its stored weights, or than memories are."""
+    height, width, channels = shape = detector.image_shape_
+    depth, widen_factor = detector._architecture()
+    if depth > 1000:
+        raise ValueError(f"depth {depth} is absurd")
+    k = len(detector._resolve_transformations())
+    # the 3x3 convolutions from a group's filters to as many, and the smallest head
+    n_convolutions = 2 * ((depth - 4) // 6) - 1
+    weights = 9 * n_convolutions * sum((16 * 2**g * widen_factor) ** 2 for g in range(3))
+    weights += 64 * widen_factor * k
+    if 4 * weights > stored_bytes:
+        raise ValueError(
+            f"depth {depth}, widen factor {widen_factor} and {k} transformations make over "
+            f"{weights} weights, the file has {stored_bytes} bytes of them"
+        )
+    passes, maps = max(scoring_batch(), k), max(16 * widen_factor, channels)
+    if passes * height * width * maps > MAX_ACTIVATIONS:
+        raise ValueError(f"images {shape} under {k} transformations would exhaust memory")
+
+
+def _check_weights(archive, network):
+    """Refuses weights that lie outside the archive, or are more than the network's, unread."""
+
+    def problem(name, link):
+        if not isinstance(link, h5py.HardLink):
+            return f"weights {name} are a link that leads elsewhere"
+        if isinstance(file[name], h5py.Dataset):
+            if file[name].external or file[name].is_virtual:
+                return f"weights {name} lie in another file"
+            sizes.append(file[name].size)
+        return None
+
+    sizes = []
+    with archive.open("model.weights.h5") as member, h5py.File(member) as file:
+        found = file.visititems_links(problem)
+    if found:
+        raise ValueError(found)
+    # Dropout's seeds, two numbers a layer, are stored too
+    if not 0 <= sum(sizes) - network.count_params() <= 2 * len(network.layers):
+        raise ValueError(
+            f"{sum(sizes)} weights are stored for a network of {network.count_params()}"
+        )
+
+
+def _finite(values):
+    values = np.array(values, np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError("alpha and calibration scores must be finite")
+    return values

@@ -1,0 +1,24 @@
+"""Named hyperparameters of `TransformationDetector`."""
+
+RECIPES = {
+    "paper": {},
+    "one_cycle": {"schedule": "one_cycle", "learning_rate": 4e-3, "weight_decay": 0.0},
+    "fast": {
+        "optimizer": "muon",
+        "schedule": "one_cycle",
+        "learning_rate": 1e-2,
+        "weight_decay": 0.0,
+        "widen_factor": 2,
+        "samples": 400_000,
+        "score_name": "rotation",
+        "scored_transformations": "unflipped",
+        "alpha_images": 500,
+    },
+    "small": {
+        "schedule": "one_cycle",
+        "learning_rate": 4e-3,
+        "weight_decay": 0.0,
+        "widen_factor": 1,
+    },
+}
+"""`paper` is section 5.3: the constructor's own defaults."""

@@ -1,0 +1,35 @@
+"""Keeps two commands from making the same file at once."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import filelock
+
+
+class ClaimedError(OSError):
+    """Another process is making the file."""
+
+
+@contextlib.contextmanager
+def claim(path: str | os.PathLike) -> Iterator[None]:
+    """Within it, this process alone makes the file `path`; its folder is made where missing.
+
+    The claim ends with the process, however that ends. Raises ClaimedError where another process
+    has it.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise ClaimedError(
+            f"{path} is being made by another command: wait for its end, or write elsewhere"
+        ) from error
+    try:
+        yield
+        Path(lock.lock_file).unlink(missing_ok=True)  # the file is there: nobody claims it again
+    finally:
+        lock.release()

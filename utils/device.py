@@ -1,0 +1,153 @@
+"""The device that computes: its precision, its memory, and what a run's file says of both."""
+
+import importlib
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+from utils.backend import backend
+
+PRECISIONS = ("auto", "float32", "mixed_bfloat16")
+
+
+def resolve_precision(precision: str) -> str:
+    """The dtype policy for `precision`: "auto" takes bfloat16 only where the device computes it.
+
+    Raises ValueError for a name not in PRECISIONS.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
+    if precision != "auto":
+        return precision
+    return "mixed_bfloat16" if _computes_bfloat16() else "float32"
+
+
+def _computes_bfloat16() -> bool:
+    gpu = _gpu()
+    if gpu is not None:
+        return gpu["compute_capability"] >= (8, 0)
+    # oneDNN, under TensorFlow and PyTorch, has bfloat16 kernels for these; XLA on CPU has none.
+    return backend() != "jax" and bool({"avx512_bf16", "amx_bf16"} & set(_cpuinfo("flags").split()))
+
+
+def _gpu() -> dict | None:
+    """The name and compute capability of the backend's first NVIDIA GPU, None without one."""
+    if backend() == "tensorflow":
+        import tensorflow as tf
+
+        gpus = tf.config.list_physical_devices("GPU")
+        if not gpus:
+            return None
+        details = tf.config.experimental.get_device_details(gpus[0])
+        return {
+            "name": details.get("device_name", "GPU"),
+            "compute_capability": details.get("compute_capability", (0, 0)),
+        }
+    if backend() == "jax":
+        import jax
+
+        device = jax.devices()[0]
+        if device.platform != "gpu":
+            return None
+        capability = tuple(int(part) for part in str(device.compute_capability).split("."))
+        return {"name": device.device_kind, "compute_capability": capability}
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    return {
+        "name": torch.cuda.get_device_name(0),
+        "compute_capability": torch.cuda.get_device_capability(0),
+    }
+
+
+def use_xla() -> bool:
+    """Whether to compile steps with XLA: always under JAX; under TensorFlow on a GPU alone.
+
+    On a CPU, XLA's convolutions are slower than the oneDNN kernels that TensorFlow calls otherwise.
+    """
+    return backend() == "jax" or (backend() == "tensorflow" and _gpu() is not None)
+
+
+def scoring_batch() -> int:
+    """Forward passes a batch while scoring: 576 on a GPU, 144 on a CPU, which is faster there."""
+    return 144 if _gpu() is None else 576
+
+
+def _cpuinfo(field: str) -> str:
+    """The first value of a field of /proc/cpuinfo, empty where there is none."""
+    if not os.path.exists("/proc/cpuinfo"):
+        return ""
+    with open("/proc/cpuinfo") as lines:
+        for line in lines:
+            name, _, value = line.partition(":")
+            if name.strip() == field:
+                return value.strip()
+    return ""
+
+
+def device_name() -> str:
+    """The device that trains: a GPU's name, or the processor's, its cores and vector units."""
+    gpu = _gpu()
+    if gpu is not None:
+        return gpu["name"]
+    name = _cpuinfo("model name") or platform.processor() or platform.machine()
+    native = {"amx_bf16", "avx512_bf16", "avx512f", "avx2"} & set(_cpuinfo("flags").split())
+    units = f", {' '.join(sorted(native))}" if native else ""
+    return f"{name}, {len(processor_cores())} cores{units}"
+
+
+def processor_cores() -> list[int]:
+    """The processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def made_with() -> dict:
+    """What numbers depend on beside the settings, as plain values for a run's file.
+
+    "backend", "device", "versions" of Python and the libraries, as they call themselves, whatever
+    package they came in, and "commit", that of this project.
+    """
+    libraries = ("keras", backend(), "numpy", "scipy", "sklearn")
+    versions = {name: importlib.import_module(name).__version__ for name in libraries}
+    versions["scikit-learn"] = versions.pop("sklearn")
+    return {
+        "backend": backend(),
+        "device": device_name(),
+        "versions": {"python": platform.python_version()} | versions,
+        "commit": commit(),
+    }
+
+
+def commit() -> str:
+    """The commit of this project that runs, with `+` where files differ from it; "" without git."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        head, changed = (
+            subprocess.run([*git, *arguments], capture_output=True, text=True, check=True).stdout
+            for arguments in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
+        )
+    except (OSError, subprocess.CalledProcessError):  # no git, or files without their history
+        return ""
+    return head.strip() + "+" * bool(changed)
+
+
+def reset_peak_memory() -> bool:
+    """Lets `peak_memory` begin anew; False where that cannot be done."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:  # not Linux, or a container that forbids it
+        return False
+    return True
+
+
+def peak_memory() -> int | None:
+    """The largest resident set since `reset_peak_memory`, in bytes; None where Linux is not."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:  # not Linux
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM")), None)
