@@ -15,26 +15,33 @@ known, how well that works.
 Exit status: 0 done, 1 an image was flagged (with score --exit-code only), 2 an error, 130 stopped.
 """
 
+if __name__ == "__main__":
+    from utils import startup
+
+    startup.start()  # first: what follows takes seconds to load
+
 import argparse
 import csv
+import functools
 import math
-import os
 import sys
 from pathlib import Path
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow, whose notes bury ours
 
 import numpy as np
 from scipy.stats import beta
 
 from models.transformation_detector import RECIPES, SCORES, TransformationDetector
+from utils.commands import number_above_zero, run_command, seed, share, whole_number
 from utils.detector import to_unit_range
+from utils.files import check_writable, replacing
 from utils.images import (
+    FULL_WHITE,
+    MAX_PIXELS,
     Folder,
-    ImageError,
     is_grey,
     printable,
     read_folder,
+    read_image,
     spreadsheet_safe,
     to_grey,
 )
@@ -51,19 +58,12 @@ LISTED = 10
 def main(arguments: list[str] | None = None) -> int:
     """Run a command line; returns the exit status."""
     options = parse_arguments(arguments)
-    try:
-        return options.command(options)
-    except (ImageError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nstopped", file=sys.stderr)
-        return 130
+    return run_command(options.command, options)
 
 
 def fit(options: argparse.Namespace) -> int:
     """Train on a folder, choose the threshold on held-out images of it, write the model."""
-    check_output(options.output, ".keras")
+    check_writable(options.output, ".keras")
     needed = min_held_out(options.false_alarm_rate)
     folder = read(options.images, options.size, options)
     x = without_duplicates(folder.images)
@@ -93,7 +93,7 @@ def fit(options: argparse.Namespace) -> int:
         print(f"going on from {printable(checkpoint)}")
     detector.fit(training, checkpoint=checkpoint)
     detector.calibrate(held_out, options.false_alarm_rate)
-    detector.details_["recipe"] = options.recipe
+    detector.details_ |= {"recipe": options.recipe, "white": folder.white}
     detector.save(options.output)
     checkpoint.unlink(missing_ok=True)
     print(f"{threshold_statement(detector)}\nwrote {printable(options.output)}")
@@ -103,17 +103,21 @@ def fit(options: argparse.Namespace) -> int:
 
 def score(options: argparse.Namespace) -> int:
     """Score a folder; write the CSV file and the report that are asked for."""
-    check_output(options.output, ".csv")
-    check_output(options.report, ".html")
-    detector = load(options)
-    folder = read(options.images, detector.image_shape_[0], options)
+    for path, suffix in ((options.output, ".csv"), (options.report, ".html")):
+        if path:
+            check_writable(path, suffix)
+    detector, white = load(options)
+    folder = read(options.images, detector.image_shape_[0], options, white)
     x = prepare(folder.images, detector)
     scores = detector.score_samples(x)
     p = p_values(detector.calibration_scores_, scores)
     flagged = scores < detector.offset_
     order = np.argsort(scores, kind="stable")
     if options.output:
-        with open(options.output, "w", encoding="utf-8", newline="") as file:
+        with (
+            replacing(options.output) as partial,
+            open(partial, "w", encoding="utf-8", newline="") as file,
+        ):
             writer = csv.writer(file, quoting=csv.QUOTE_NONNUMERIC)
             writer.writerow(["path", "score", "p_value", "is_anomaly"])
             for i in order:
@@ -133,6 +137,7 @@ def score(options: argparse.Namespace) -> int:
                 held_out_scores=detector.calibration_scores_,
                 threshold_statement=threshold_statement(detector),
                 transformations=detector.transformer_.transformations,
+                read=functools.partial(read_image, white=white, max_pixels=options.max_pixels),
                 responses=lambda chosen: detector.responses(x[chosen]),
                 model=describe(detector, options.model),
             ),
@@ -154,9 +159,9 @@ def score(options: argparse.Namespace) -> int:
 
 def evaluate(options: argparse.Namespace) -> int:
     """Measure a model on a folder of normal images and a folder of anomalies."""
-    detector = load(options)
+    detector, white = load(options)
     side = detector.image_shape_[0]
-    folders = [read(path, side, options) for path in (options.normal, options.anomalous)]
+    folders = [read(path, side, options, white) for path in (options.normal, options.anomalous)]
     parts = [detector.score_samples(prepare(folder.images, detector)) for folder in folders]
     normal = np.repeat([True, False], [len(part) for part in parts])
     metrics = evaluate_scores(normal, np.concatenate(parts))
@@ -165,21 +170,30 @@ def evaluate(options: argparse.Namespace) -> int:
     print(f"AUPR, normal is positive    {100 * metrics['aupr_normal']:6.2f} %")
     print(f"AUPR, anomaly is positive   {100 * metrics['aupr_anomaly']:6.2f} %")
     for label, part in zip(("normal images flagged", "anomalies flagged"), parts, strict=True):
-        share, low, high = share_interval(int((part < detector.offset_).sum()), len(part))
-        print(f"{label:27} {share:6.2f} %  (95 % interval: {low:.1f} to {high:.1f} %)")
+        percent, low, high = share_interval(int((part < detector.offset_).sum()), len(part))
+        print(f"{label:27} {percent:6.2f} %  (95 % interval: {low:.1f} to {high:.1f} %)")
     print(threshold_statement(detector))
     for folder in folders:
         report_skipped(folder)
     return 0
 
 
-def read(folder: Path, side: int, options: argparse.Namespace) -> Folder:
-    """A folder's images, with a progress bar unless --quiet."""
-    return read_folder(folder, side, verbose=int(not options.quiet))
+def read(path: Path, side: int, options: argparse.Namespace, white: int | None = None) -> Folder:
+    """A folder's images, with a progress bar unless --quiet; says how grey levels were chosen."""
+    folder = read_folder(
+        path, side, white=white, max_pixels=options.max_pixels, verbose=int(not options.quiet)
+    )
+    if folder.white:
+        text = f"{printable(path)}: in images of more than 8 bits, {folder.white} is white"
+        print(text + f"; {folder.clipped} of them have pixels above it" * bool(folder.clipped))
+    return folder
 
 
-def load(options: argparse.Namespace) -> TransformationDetector:
-    """The model; ValueError where it cannot score folders of images or has no threshold."""
+def load(options: argparse.Namespace) -> tuple[TransformationDetector, int]:
+    """The model, and what is white in images of more than 8 bits.
+
+    ValueError where it cannot score folders of images or has no threshold.
+    """
     detector = TransformationDetector.load(options.model)
     detector.verbose = int(not options.quiet)
     height, width, channels = detector.image_shape_
@@ -190,7 +204,10 @@ def load(options: argparse.Namespace) -> TransformationDetector:
         )
     if options.false_alarm_rate is None:
         options.false_alarm_rate = getattr(detector, "false_alarm_rate_", DEFAULT_RATE)
-    return detector.set_false_alarm_rate(options.false_alarm_rate)
+    white = detector.details_.get("white") or FULL_WHITE  # trained on 8 bits, or by an old version
+    if not (isinstance(white, int) and white > 0):
+        raise ValueError(f"{printable(options.model)} says that white is {white!r}")
+    return detector.set_false_alarm_rate(options.false_alarm_rate), white
 
 
 def prepare(images: np.ndarray, detector: TransformationDetector) -> np.ndarray:
@@ -251,16 +268,6 @@ def describe(detector: TransformationDetector, path: Path) -> dict[str, str]:
     return {label: str(text) for label, text in rows.items() if text}
 
 
-def check_output(path: Path | None, suffix: str) -> None:
-    """ValueError, before any work is done, where a file could not be written in the end."""
-    if path is None:
-        return
-    if path.suffix != suffix:
-        raise ValueError(f"{printable(path)} must end in {suffix}")
-    if not path.parent.is_dir():
-        raise ValueError(f"{printable(path.parent)} is no folder; make it, or write elsewhere")
-
-
 def report_skipped(folder: Folder) -> None:
     """Lists on stderr the files that could not be read, with a count."""
     for path, reason in folder.skipped[:LISTED]:
@@ -268,7 +275,8 @@ def report_skipped(folder: Folder) -> None:
     if len(folder.skipped) > LISTED:
         print(f"... and {len(folder.skipped) - LISTED} more", file=sys.stderr)
     if folder.skipped:
-        print(f"{len(folder.skipped)} files skipped, {len(folder.paths)} read", file=sys.stderr)
+        counts = f"{len(folder.skipped)} skipped, {len(folder.paths)} images read"
+        print(counts, file=sys.stderr)
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -297,7 +305,11 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         help="fast: a narrow network, some minutes on two cores however many the images (default); "
         "paper: the published settings, for which an hour is little",
     )
-    add("--epochs", type=_positive, help="over all transformed images (default: the recipe's)")
+    add(
+        "--epochs",
+        type=number_above_zero,
+        help="over all transformed images (default: the recipe's)",
+    )
     add(
         "--score",
         choices=SCORES,
@@ -309,13 +321,13 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     )
     add(
         "--held-out",
-        type=_share,
+        type=share,
         default=0.2,
         metavar="SHARE",
         help="the share of the images that choose the threshold and are not trained on "
         "(default: 0.2)",
     )
-    add("--seed", type=int, default=0, help="default: 0")
+    add("--seed", type=seed, default=0, help="default: 0")
     command.set_defaults(command=fit)
 
     command = _parser(
@@ -356,31 +368,25 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
     for name, command in commands.choices.items():
         command.add_argument("--quiet", action="store_true", help="no progress bars")
+        command.add_argument(
+            "--max-pixels",
+            type=whole_number,
+            default=MAX_PIXELS,
+            metavar="N",
+            help="larger images are taken for files made to exhaust memory and are skipped "
+            f"(default: {MAX_PIXELS})",
+        )
         if name != "fit":
             command.add_argument("--model", type=Path, required=True, help="what fit wrote")
     return parser.parse_args(arguments)
 
 
 def add_rate(add, text, **more):
-    add("--false-alarm-rate", type=_share, metavar="RATE", help=text, **more)
+    add("--false-alarm-rate", type=share, metavar="RATE", help=text, **more)
 
 
 def _parser(create, *arguments, **more):
     return create(*arguments, **more, formatter_class=argparse.RawDescriptionHelpFormatter)
-
-
-def _share(text):
-    value = float(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return value
-
-
-def _positive(text):
-    value = float(text)
-    if not (value > 0 and np.isfinite(value)):
-        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
-    return value
 
 
 if __name__ == "__main__":

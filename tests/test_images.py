@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from utils import images
 from utils.images import (
     ImageError,
     find_files,
@@ -23,6 +24,13 @@ from utils.images import (
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+PIXELS[0, :2] = [[0] * 3, [255] * 3]
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+def chunk(kind, data):
+    """A chunk of a PNG file."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def encoded(image, form, **settings):
@@ -62,9 +70,121 @@ def test_modes_become_rgb(tmp_path):
     found = read(Image.fromarray(np.dstack([PIXELS, alpha])))
     assert (found[:, :16] == 255).all()
     np.testing.assert_array_equal(found[:, 16:], PIXELS[:, 16:])
-    for pixels in (np.ones((8, 8), np.float32), np.full((8, 8), 70_000, np.int32)):
-        with pytest.raises(ImageError, match="8 or 16 bits"):
+    for pixels in (np.ones((8, 8), np.float32), np.full((8, 8), -1, np.int32)):
+        with pytest.raises(ImageError, match="no known range; save it with 8 or 16 bits"):
             read(Image.fromarray(pixels), "TIFF")
+
+
+def png(pixels, significant=None):
+    """A 16-bit PNG of pixels (h, w) or (h, w, 3), with the number of significant bits stated."""
+    channels = pixels.shape[2] if pixels.ndim == 3 else 1
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    header = struct.pack(">IIBBBBB", *pixels.shape[1::-1], 16, 2 if channels == 3 else 0, 0, 0, 0)
+    stated = b"" if significant is None else chunk(b"sBIT", bytes([significant] * channels))
+    return (
+        PNG_SIGNATURE
+        + chunk(b"IHDR", header)
+        + stated
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+
+
+def tiff(pixels, **settings):
+    return encoded(Image.fromarray(pixels), "TIFF", **settings)
+
+
+def pgm(pixels, maximum):
+    head = f"P5 {pixels.shape[1]} {pixels.shape[0]} {maximum}\n".encode()
+    return head + pixels.astype(">u2").tobytes()
+
+
+DEEP_FORMATS = {
+    "PNG": lambda pixels, bits: png(pixels),
+    "PNG that states": lambda pixels, bits: png(pixels, bits),
+    "TIFF": lambda pixels, bits: tiff(pixels.astype(np.uint16)),
+    "TIFF that states": lambda pixels, bits: tiff(
+        pixels.astype(np.uint16), tiffinfo={341: 2**bits - 1}
+    ),
+    "TIFF, packed": lambda pixels, bits: tiff(pixels.astype(np.uint16), compression="tiff_lzw"),
+    "TIFF of 32 bits": lambda pixels, bits: tiff(pixels.astype(np.int32)),
+    "PGM": lambda pixels, bits: pgm(pixels, 65535),
+    "PGM that states": lambda pixels, bits: pgm(pixels, max(2**bits - 1, 256)),
+}
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("form", DEEP_FORMATS)
+def test_fewer_bits_than_the_file_stores_keep_their_grey_levels(tmp_path, form, bits):
+    """Pixels of so many bits: a bright and a dark image, of which one alone would not tell."""
+    grey = PIXELS[..., 0].astype(int)
+    white = 2**bits - 1
+    bright, dark = grey * white // 255, grey * white // 255 // 5
+    for name, pixels in (("bright", bright), ("dark", dark)):
+        (tmp_path / name).write_bytes(DEEP_FORMATS[form](pixels, bits))
+    folder = read_folder(tmp_path, 32, verbose=0)
+    assert folder.white == (256 if form == "PGM that states" and bits == 8 else white)
+    assert folder.clipped == 0 and not folder.skipped
+    for found, pixels in zip(folder.images, (bright, dark), strict=True):
+        np.testing.assert_allclose(found[..., 0], pixels * (255 / folder.white), rtol=0, atol=0.51)
+        assert (found == found[..., :1]).all()
+    # what says how bright white is says so of a single image, too
+    if "states" in form and (form, bits) != ("PGM that states", 16):  # 65535 is any 16-bit PGM's
+        np.testing.assert_array_equal(read_image(tmp_path / "dark", 32), folder.images[1])
+
+
+def test_white_may_be_given_and_clips(tmp_path):
+    pixels = np.arange(1024).reshape(32, 32)
+    (tmp_path / "a.png").write_bytes(png(pixels))
+    folder = read_folder(tmp_path, 32, white=511, verbose=0)
+    assert (folder.white, folder.clipped) == (511, 1)
+    assert (folder.images[0][16:] == 255).all()
+    np.testing.assert_allclose(
+        folder.images[0][:16, :, 0], pixels[:16] * (255 / 511), rtol=0, atol=0.51
+    )
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png", 32, white=511), folder.images[0])
+    assert read_folder(tmp_path, 32, white=65535, verbose=0).images.max() == 4
+
+
+def test_8_bits_beside_deeper_images_keep_their_values(tmp_path):
+    grey = PIXELS[..., 0]
+    (tmp_path / "deep.png").write_bytes(png(grey.astype(int) * 16))
+    Image.fromarray(grey // 2).save(tmp_path / "eight.png")
+    folder = read_folder(tmp_path, 32, verbose=0)
+    assert folder.white == 4095
+    np.testing.assert_array_equal(folder.images[1][..., 0], grey // 2)
+    (tmp_path / "deep.png").unlink()
+    assert read_folder(tmp_path, 32, verbose=0).white is None
+
+
+def test_a_png_that_follows_the_standard_is_stretched_already(tmp_path):
+    """12 significant bits, in all 16."""
+    (tmp_path / "a.png").write_bytes(png(np.full((8, 8), 30_000), 12))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png", 8), round(30_000 / 65535 * 255))
+    (tmp_path / "a.png").write_bytes(png(np.full((8, 8), 3_000), 12))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png", 8), round(3_000 / 4095 * 255))
+
+
+def test_black_is_black(tmp_path):
+    (tmp_path / "a.png").write_bytes(png(np.zeros((8, 8), int)))
+    assert not read_image(tmp_path / "a.png", 8).any()
+
+
+def test_16_bit_colours_are_read_whole(tmp_path):
+    """Pillow alone gives their upper bytes."""
+    pixels = RNG.integers(0, 4096, (24, 32, 3))
+    (tmp_path / "a.png").write_bytes(png(pixels))
+    found = read_image(tmp_path / "a.png", 24)
+    expected = pixels[:, 4:28] * (255 / 4095)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=0.51)
+
+
+def test_deep_images_are_resized_by_area(tmp_path):
+    pixels = RNG.integers(0, 4096, (64, 96))
+    (tmp_path / "a.png").write_bytes(png(pixels, 12))
+    blocks = pixels[:, 16:80].reshape(32, 2, 32, 2).mean((1, 3)) * (255 / 4095)
+    found = read_image(tmp_path / "a.png", 32)[..., 0]
+    np.testing.assert_allclose(found, blocks, rtol=0, atol=0.51)
 
 
 def test_the_camera_turned_on_its_side_is_turned_back(tmp_path):
@@ -90,22 +210,29 @@ def test_extreme_shapes_cost_no_memory(tmp_path):
 
 def png_of(width, height):
     """A PNG file that announces so many pixels and holds none."""
-
-    def chunk(kind, data):
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
-
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+    return PNG_SIGNATURE + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
 
 
 @pytest.mark.parametrize("size", [(10_000, 9_000), (60_000, 60_000), (2**31 - 1, 2**31 - 1)])
 def test_decompression_bombs_are_refused(tmp_path, size):
     (tmp_path / "bomb.png").write_bytes(png_of(*size))
-    with pytest.raises(ImageError, match=r"more than \d+ pixels|no image format"):
+    with pytest.raises(ImageError, match=r"more than \d+ pixels.*--max-pixels|no image format"):
         read_image(tmp_path / "bomb.png", 32)
     assert Image.MAX_IMAGE_PIXELS < 90_000_000
+
+
+def test_the_limit_of_pixels_is_a_choice(tmp_path):
+    Image.fromarray(PIXELS).save(tmp_path / "a.png")
+    before = Image.MAX_IMAGE_PIXELS
+    assert read_folder(tmp_path, 32, max_pixels=1024, verbose=0).images.shape == (1, 32, 32, 3)
+    with pytest.raises(ImageError, match=r"a\.png: more than 1023 pixels.*--max-pixels"):
+        read_folder(tmp_path, 32, max_pixels=1023, verbose=0)
+    (tmp_path / "bomb.png").write_bytes(png_of(10_000, 9_000))
+    with pytest.raises(ImageError) as raised:  # the limit is passed, there are no pixels
+        read_image(tmp_path / "bomb.png", 32, max_pixels=90_000_000)
+    assert "--max-pixels" not in str(raised.value)
+    assert before == Image.MAX_IMAGE_PIXELS
 
 
 def test_postscript_is_not_run(tmp_path):
@@ -128,17 +255,89 @@ def test_a_folder_is_read_in_order_and_says_what_it_skipped(tmp_path):
     (tmp_path / "notes.txt").write_text("no image")
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere")
-    (tmp_path / "loop").symlink_to(tmp_path)
+    (tmp_path / "no-folder").symlink_to("no-folder")
     folder = read_folder(tmp_path, 16, verbose=0)
     names = [str(path.relative_to(tmp_path)) for path in folder.paths]
     assert names == ["b.png", "a/z.jpg", "a/b/no-suffix"]
     assert folder.images.shape == (3, 16, 16, 3) and folder.images.dtype == np.uint8
     np.testing.assert_array_equal(folder.images[0], folder.images[2])
     reasons = {path.name: reason for path, reason in folder.skipped}
+    assert reasons.pop("pipe.png") == "neither a file nor a folder"
+    assert reasons.pop("gone.png") == "cannot be read: No such file or directory"
+    assert "symbolic links" in reasons.pop("no-folder")
     assert reasons.keys() == {"empty.png", "half.png", "notes.txt"}
     assert reasons["empty.png"] == "the file is empty"
     assert "truncated" in reasons["half.png"].lower()
     assert reasons["notes.txt"] == "no image format that Pillow knows"
+
+
+def test_links_to_folders_are_followed_once(tmp_path):
+    top, other = tmp_path / "above" / "top", tmp_path / "other"
+    for folder in (top / "a", other / "inner"):
+        folder.mkdir(parents=True)
+        Image.fromarray(PIXELS).save(folder / "1.png")
+    Image.fromarray(PIXELS).save(tmp_path / "above" / "beside.png")
+    (top / "a" / "up").symlink_to(top.parent)
+    (top / "a" / "top").symlink_to("..")
+    (top / "0-same").symlink_to("a")
+    (top / "1-other").symlink_to(other)
+    (top / "2-inner").symlink_to(other / "inner")
+    (top / "file.png").symlink_to(other / "inner" / "1.png")
+    (other / "back").symlink_to(top / "a")
+    (other / "inner" / ".hidden").symlink_to(tmp_path)
+    found, skipped = find_files(top)
+    names = ["file.png", "a/1.png", "1-other/inner/1.png"]
+    assert [str(path.relative_to(top)) for path in found] == names
+    reasons = {str(path.relative_to(top)): reason for path, reason in skipped}
+    assert reasons == {
+        "0-same": f"leads back to {top / 'a'}",
+        "2-inner": f"leads back to {top / '1-other' / 'inner'}",
+        "a/up": f"leads back to {top.parent}",
+        "a/top": f"leads back to {top}",
+        "1-other/back": f"leads back to {top / 'a'}",
+    }
+
+
+def test_folders_that_cannot_be_read_are_listed(tmp_path, monkeypatch):
+    """Whoever runs the test: the system's answer is replaced, as root may read everything."""
+    for name in ("closed", "open"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(PIXELS).save(tmp_path / name / "1.png")
+    scandir = os.scandir
+
+    def refuse(path):
+        if os.path.basename(path) == "closed":
+            raise PermissionError(13, os.strerror(13), path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    folder = read_folder(tmp_path, 16, verbose=0)
+    assert folder.paths == [tmp_path / "open" / "1.png"]
+    assert folder.skipped == [(tmp_path / "closed", "cannot be read: Permission denied")]
+
+
+@pytest.mark.parametrize(
+    "name, package", [("a.HEIC", "pillow-heif"), ("a.jxl", "pillow-jxl-plugin")]
+)
+def test_the_package_that_reads_a_format_is_named(tmp_path, monkeypatch, name, package):
+    def absent(module):
+        raise ImportError(module)
+
+    monkeypatch.setattr(images.importlib, "import_module", absent)
+    monkeypatch.setattr(images.Image, "EXTENSION", {})
+    images._formats.cache_clear()
+    (tmp_path / name).write_bytes(b"\0\0\0\x1cftypheic")
+    with pytest.raises(ImageError, match=f"pip install {package}$"):
+        read_image(tmp_path / name, 16)
+    images._formats.cache_clear()
+
+
+def test_heic_is_read_where_its_package_is(tmp_path):
+    heif = pytest.importorskip("pillow_heif")
+    image = heif.from_pillow(Image.new("RGB", (64, 64), (200, 40, 90)))
+    image.save(tmp_path / "a.heic", quality=90)
+    found = read_folder(tmp_path, 16, verbose=0).images[0].astype(int)
+    assert np.abs(found - [200, 40, 90]).max() <= 8
 
 
 def test_no_image_is_an_error(tmp_path):
@@ -151,10 +350,12 @@ def test_no_image_is_an_error(tmp_path):
         read_folder(tmp_path, 16, verbose=0)
 
 
+DEEP = PIXELS[..., 0].astype(int) * 16
 WHOLE_FILES = [
     encoded(Image.fromarray(PIXELS), form)
     for form in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "TGA", "ICO", "PCX", "SGI")
 ]
+WHOLE_FILES += [png(DEEP, 12), png(PIXELS.astype(int)), pgm(DEEP, 4095), tiff(DEEP.astype("i4"))]
 
 
 @settings(max_examples=150, deadline=None)

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from transformations import SimpleTransformer, Transformer
+from utils.images import read_image
 from utils.report import Report, histogram, mistakes, response_grid, write_report
 
 HOSTILE = "\"'><script>alert(1)<img src=x onerror=alert(1)>\n\u202e&amp; $folder \x1b[31m"
@@ -47,6 +48,7 @@ def report(where, scores, threshold, **more):
         "threshold": threshold,
         "threshold_statement": "Threshold: 5 %",
         "held_out_scores": np.arange(20.0),
+        "read": read_image,
         "transformations": SimpleTransformer().transformations,
         "responses": lambda chosen: np.repeat(responses[None], len(chosen), axis=0),
         "model": {"recipe": "fast"},

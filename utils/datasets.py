@@ -2,14 +2,20 @@
 
     python -m utils.datasets cats_vs_dogs FOLDER [--data-dir data]
 
-builds cats_vs_dogs.npz from a folder of cat.0.jpg ... and dog.0.jpg ... files.
+builds cats_vs_dogs.npz from the images of the Asirra data set: a folder of cat.0.jpg ... and
+dog.0.jpg ... files, or one with the sub-folders Cat and Dog of 0.jpg ... files.
 """
+
+if __name__ == "__main__":
+    from utils import startup
+
+    startup.stop_on_interrupt()  # first: what follows takes a second to load
 
 import argparse
 import gzip
+import math
 import os
 import sys
-import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +23,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from utils.images import ImageError, read_folder
+from utils.commands import run_command
+from utils.files import check_writable, read_npz, write_npz
+from utils.images import ImageError, printable, read_folder
 
 CIFAR10 = [
     "airplane",
@@ -95,9 +103,11 @@ IDX_FILES = {
 }
 CATS_VS_DOGS_TRAIN = 10_000
 CATS_VS_DOGS_TEST = 2_500
+CATS_VS_DOGS_BROKEN = 1
+"""Of each class, in the archive in which the images are found today."""
 
 
-class DatasetError(Exception):
+class DatasetError(ValueError):
     """A data set that is missing or damaged; the message says what to put where."""
 
 
@@ -200,12 +210,11 @@ def _tiny_imagenet(data_dir, side):
 
 def _read_npz(path):
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {key: archive[key] for key in IDX_FILES if key in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        return read_npz(path, IDX_FILES)
+    except (OSError, ValueError) as error:
         raise DatasetError(
-            f"{path} is damaged or no NumPy archive ({error}); delete it to download it again, or "
-            f"put an .npz with x_train, y_train, x_test and y_test there"
+            f"{error}; delete it to download it again, or put an .npz with x_train, y_train, "
+            "x_test and y_test there"
         ) from error
 
 
@@ -228,10 +237,10 @@ def _read_idx(path):
     if len(raw) < 4 or raw[:3] != b"\0\0\x08":
         raise DatasetError(f"{path} is no IDX file of bytes; put the original file there")
     axes = raw[3]
-    shape = tuple(np.frombuffer(raw[4 : 4 + 4 * axes], ">u4").astype(int).tolist())
-    if len(shape) != axes or len(raw) != 4 + 4 * axes + int(np.prod(shape)):
+    shape = tuple(int.from_bytes(raw[4 + 4 * i : 8 + 4 * i], "big") for i in range(axes))
+    if len(raw) != 4 + 4 * axes + math.prod(shape):
         raise DatasetError(
-            f"{path} announces {shape} bytes and holds {len(raw) - 4 - 4 * axes}; "
+            f"{path} announces {shape} bytes and holds {max(0, len(raw) - 4 - 4 * axes)}; "
             "put the original file there"
         )
     return np.frombuffer(raw, np.uint8, offset=4 + 4 * axes).reshape(shape)
@@ -263,19 +272,6 @@ def _download(name, npz):
     return arrays
 
 
-def write_npz(path: str | os.PathLike, arrays: dict[str, np.ndarray]) -> None:
-    """Write an .npz whole or not at all: under another name first, then renamed."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.part")
-    try:
-        with open(partial, "wb") as file:
-            np.savez_compressed(file, **arrays)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def _checked(arrays, layout, source):
     """The arrays in their one form; DatasetError where they cannot be this data set."""
     checked = {}
@@ -290,7 +286,7 @@ def _checked(arrays, layout, source):
             raise DatasetError(f"{source}: x_{split} has shape {x.shape}, expected ({expected})")
         if x.dtype != np.uint8:
             raise DatasetError(f"{source}: x_{split} has dtype {x.dtype}, expected uint8")
-        if y.size != len(x) or y.shape[0] != len(x) or not np.issubdtype(y.dtype, np.integer):
+        if y.size != len(x) or y.shape[:1] != (len(x),) or not np.issubdtype(y.dtype, np.integer):
             raise DatasetError(
                 f"{source}: y_{split} is {y.dtype} of shape {y.shape}, "
                 f"expected {len(x)} class numbers"
@@ -318,39 +314,62 @@ def _digits():
 
 
 def build_cats_vs_dogs(folder: str | os.PathLike, data_dir: str | os.PathLike = "data") -> Path:
-    """Write cats_vs_dogs.npz from cat.N.jpg and dog.N.jpg files; returns its path.
+    """Write cats_vs_dogs.npz from the images of the Asirra data set; returns its path.
 
+    They are cat.N.jpg and dog.N.jpg, or Cat/N.jpg and Dog/N.jpg, in the folder or in a sub-folder.
     Each image's shorter side is brought to 64 pixels by area averaging and the centre is cropped to
     64x64. In the order of N, the first 10,000 of each class are for training and the next 2,500 for
-    testing; images that Pillow cannot read are passed over.
+    testing; images that Pillow cannot read are passed over, and one may be lacking of each class.
 
-    Raises DatasetError where a class has fewer readable images than that.
+    Raises DatasetError where a class has fewer readable images than that, and ValueError or OSError
+    where the file cannot be written.
     """
+    path = Path(data_dir, "cats_vs_dogs.npz")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    check_writable(path, ".npz")
+    names = LAYOUTS["cats_vs_dogs"].class_names
+    files = {name: _asirra_files(Path(folder), name) for name in names}
+    for name in names:
+        _check_count(folder, name, len(files[name]))
     parts = {key: [] for key in IDX_FILES}
-    for label, name in enumerate(LAYOUTS["cats_vs_dogs"].class_names):
-        images, needed = [], CATS_VS_DOGS_TRAIN + CATS_VS_DOGS_TEST
-        files = [f for f in Path(folder).glob(f"{name}.*.jpg") if f.name.split(".")[1].isdigit()]
-        for file in sorted(files, key=lambda f: int(f.name.split(".")[1])):
+    for label, name in enumerate(names):
+        images = []
+        for file in files[name]:
             try:
                 images.append(resize_and_crop(file, 64))
-            except OSError as error:
-                print(f"passed over {file}: {error}", file=sys.stderr)
-            if len(images) == needed:
+            except Exception as error:  # decoders raise nearly anything for damaged files
+                print(f"passed over {printable(file)}: {error}", file=sys.stderr)
+            if len(images) == CATS_VS_DOGS_TRAIN + CATS_VS_DOGS_TEST:
                 break
-        if len(images) < needed:
-            raise DatasetError(
-                f"{folder} has {len(images)} readable {name}.N.jpg files, expected {needed}: "
-                "put the unpacked images there"
-            )
+        _check_count(folder, name, len(images))
         for split, part in (
             ("train", images[:CATS_VS_DOGS_TRAIN]),
             ("test", images[CATS_VS_DOGS_TRAIN:]),
         ):
             parts[f"x_{split}"].append(np.stack(part))
             parts[f"y_{split}"].append(np.full(len(part), label, np.uint8))
-    path = Path(data_dir, "cats_vs_dogs.npz")
     write_npz(path, {key: np.concatenate(value) for key, value in parts.items()})
     return path
+
+
+def _asirra_files(folder, name):
+    """A class's files in the order of their numbers, from the first layout that is there."""
+    patterns = (f"{name}.*.jpg", f"{name.title()}/*.jpg")
+    for pattern in (*patterns, *(f"*/{pattern}" for pattern in patterns)):
+        found = {file: file.stem.removeprefix(f"{name}.") for file in folder.glob(pattern)}
+        numbered = {file: int(text) for file, text in found.items() if text.isdecimal()}
+        if numbered:
+            return sorted(numbered, key=numbered.get)
+    return []
+
+
+def _check_count(folder, name, count):
+    needed = CATS_VS_DOGS_TRAIN + CATS_VS_DOGS_TEST - CATS_VS_DOGS_BROKEN
+    if count < needed:
+        raise DatasetError(
+            f"{printable(folder)} has {count} readable {name}.N.jpg or {name.title()}/N.jpg files, "
+            f"expected {needed}: put the unpacked images there"
+        )
 
 
 def resize_and_crop(file: str | os.PathLike, side: int) -> np.ndarray:
@@ -364,18 +383,21 @@ def resize_and_crop(file: str | os.PathLike, side: int) -> np.ndarray:
     return np.asarray(image.crop((left, top, left + side, top + side)))
 
 
-def main() -> None:
-    """The command at the head of this file."""
-    parser = argparse.ArgumentParser(description=build_cats_vs_dogs.__doc__.split("\n\n")[0])
+def main(arguments: list[str] | None = None) -> int:
+    """The command at the head of this file; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m utils.datasets", description=build_cats_vs_dogs.__doc__.split("\n\n")[0]
+    )
     parser.add_argument("name", choices=["cats_vs_dogs"])
-    parser.add_argument("folder", help="the folder of cat.N.jpg and dog.N.jpg files")
+    parser.add_argument("folder", help="of cat.N.jpg and dog.N.jpg, or of Cat/N.jpg and Dog/N.jpg")
     parser.add_argument("--data-dir", default="data", help="where the .npz goes (default: data)")
-    arguments = parser.parse_args()
-    try:
-        print("wrote", build_cats_vs_dogs(arguments.folder, arguments.data_dir))
-    except DatasetError as error:
-        sys.exit(f"error: {error}")
+    options = parser.parse_args(arguments)
+
+    def build():
+        print("wrote", build_cats_vs_dogs(options.folder, options.data_dir))
+
+    return run_command(build)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -13,7 +13,8 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from utils.images import ImageError, printable, read_image
+from utils.files import replacing
+from utils.images import ImageError, printable
 
 SHOWN_ANOMALOUS, SHOWN_NORMAL, SHOWN_FLAGGED = 24, 16, 60
 THUMBNAIL = 112
@@ -26,6 +27,7 @@ class Report:
 
     paths: n. images: (n, side, side, 3) bytes, as the network saw them. scores, p_values: (n,).
     skipped: (path, reason). held_out_scores: of the images that chose the threshold.
+    read: from a path and a side to the image, as `utils.images.read_image`, whose errors it raises.
     transformations: k tuples (flip, tx, ty, k). responses: from image numbers (m,) to their softmax
     responses (m, k, k). model: labels and texts on how the model was made.
     """
@@ -39,6 +41,7 @@ class Report:
     threshold: float
     threshold_statement: str
     held_out_scores: np.ndarray
+    read: Callable[[Path, int], np.ndarray]
     transformations: Sequence[tuple[bool, int, int, int]]
     responses: Callable[[np.ndarray], np.ndarray]
     model: dict[str, str]
@@ -72,7 +75,8 @@ def write_report(path: str | os.PathLike, report: Report) -> None:
         model=_table(report.model.items()),
         skipped_files=_skipped(report.skipped),
     )
-    Path(path).write_text(page, encoding="utf-8")
+    with replacing(path) as partial:
+        partial.write_text(page, encoding="utf-8")
 
 
 def histogram(scores: np.ndarray, held_out: np.ndarray, threshold: float) -> str:
@@ -203,7 +207,7 @@ def _colour(probability):
 def _thumbnail(report, i):
     """The square that the network saw, sharper, as a data URI."""
     try:
-        pixels = read_image(report.paths[i], THUMBNAIL)
+        pixels = report.read(report.paths[i], THUMBNAIL)
     except ImageError:  # changed or gone since it was scored
         pixels = report.images[i]
     buffer = io.BytesIO()

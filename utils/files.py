@@ -1,0 +1,81 @@
+"""Files written whole or not at all, and .npz files read with one kind of error."""
+
+import contextlib
+import os
+import secrets
+import tempfile
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from utils.images import printable
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[Path]:
+    """Yields a partial file's name to write to, which becomes `path` where that succeeds.
+
+    The name is hidden, in the same folder, ends as `path` does and is nobody else's. On any failure
+    the partial file is removed, and what was at `path` before is still there. A link at `path`
+    stays one: what it leads to is replaced.
+
+    Raises OSError that names `path` where the disk is full or the like. HDF5 files must be made in
+    memory first: h5py ends the process where a part of one cannot be written.
+    """
+    target = Path(os.path.realpath(path))
+    partial = target.with_name(f".{secrets.token_hex(4)}.part.{target.name}")
+    try:
+        yield partial
+        os.replace(partial, target)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), os.fspath(path)) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def check_writable(path: str | os.PathLike, suffix: str) -> None:
+    """ValueError, before any work is done, where a file could not be written in the end."""
+    path = Path(path)
+    folder = path.parent
+    if path.suffix != suffix:
+        raise ValueError(f"{printable(path)} must end in {suffix}")
+    if not folder.is_dir():
+        raise ValueError(f"{printable(folder)} is no folder; make it, or write elsewhere")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{printable(path)} is there and is no file; give another name")
+    try:  # os.access knows neither access lists nor a disk that is mounted read-only
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".", suffix=".part"):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"{printable(folder)} cannot be written to ({error.strerror}); write elsewhere"
+        ) from error
+
+
+def write_npz(path: str | os.PathLike, arrays: dict[str, np.ndarray]) -> None:
+    """Write an .npz whole or not at all, its folder too where that is missing."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as partial, open(partial, "wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def read_npz(
+    path: str | os.PathLike, names: Collection[str] | None = None
+) -> dict[str, np.ndarray]:
+    """The arrays of an .npz, or those of some names that it has; nothing is unpickled.
+
+    Raises OSError where there is no such file or it cannot be opened, and ValueError, with the
+    path, where it is cut, damaged or something else.
+    """
+    with open(path, "rb") as file:
+        try:
+            with np.load(file, allow_pickle=False) as archive:
+                return {name: archive[name] for name in archive if names is None or name in names}
+        except Exception as error:  # zip, zlib, NumPy's headers: whatever damage sets off
+            raise ValueError(
+                f"{printable(path)} is damaged or no NumPy archive ({error or repr(error)})"
+            ) from error
