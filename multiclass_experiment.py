@@ -44,7 +44,8 @@ from transformations import TransformationSet, Transformer, TransformLayer, all_
 from utils.backend import backend, keras_defaults
 from utils.batches import predict
 from utils.claims import claim
-from utils.commands import number_above_zero, run_command, seed_number, whole_number
+from utils.commands import number_above_zero, run_command, whole_number
+from utils.commands import seed as seed_number
 from utils.datasets import load_dataset, load_test_images, random_part
 from utils.device import (
     PRECISIONS,

@@ -46,7 +46,7 @@ UNDERFLOW = -700.0
 
 
 def _gamma(name, value):
-    return value if isinstance(value, str) and value == "scale" else number()(name, value)
+    return "scale" if isinstance(value, str) and value == "scale" else number()(name, value)
 
 
 def _nu(name, value):

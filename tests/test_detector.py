@@ -1,15 +1,24 @@
 import copy
+import json
 import pickle
+from typing import ClassVar
 
 import numpy as np
 import pytest
 from sklearn import exceptions
 from sklearn.base import clone, is_outlier_detector
+from sklearn.ensemble import IsolationForest
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils import estimator_checks
 from sklearn.utils.validation import check_is_fitted
 
+from baselines import METHODS
 from models.transformation_detector import TransformationDetector
 from utils.detector import Detector, NotFittedError
+from utils.settings import SEED, number
 from utils.threshold import choose_threshold
 
 SETTINGS = {
@@ -24,13 +33,18 @@ SETTINGS = {
 class Mean(Detector):
     """Dark images are anomalies: a detector whose scores are known."""
 
-    def fit(self, x, y=None):
-        self._forget_calibration()
-        self.seconds_ = {}
-        return self
+    CHECKS: ClassVar = {"power": number(), "seed": SEED}
 
-    def score_samples(self, x):
-        return x.mean((1, 2, 3))
+    def __init__(self, *, power=1.0, seed=None):
+        self.power, self.seed = power, seed
+
+    def _fit(self, x, stop=None):
+        self.alpha_ = self.settings_.seed
+        if stop is not None:
+            raise stop
+
+    def _scores(self, x):
+        return {"own": (x / 255.0).mean((1, 2, 3)) ** self.settings_.power}
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +109,7 @@ def test_fitting_again_is_fitting_anew(x):
     """check_fit_idempotent; and the old threshold, which is of another network, is gone."""
     detector = TransformationDetector(**SETTINGS | {"epochs": 0.05}).fit(x[:30]).calibrate(x[30:60])
     scores = detector.score_samples(x[:9])
-    np.testing.assert_array_equal(detector.fit(x[:30]).score_samples(x[:9]), scores)
+    np.testing.assert_allclose(detector.fit(x[:30]).score_samples(x[:9]), scores, rtol=1e-3)
     with pytest.raises(NotFittedError, match="no threshold yet: after fit, call calibrate"):
         detector.predict(x)
 
@@ -125,7 +139,8 @@ def test_the_rate_of_held_out_images_flagged_is_the_one_chosen():
 
 
 def test_what_is_asked_too_early_is_named(x):
-    for ask in ("score_samples", "predict", "decision_function", "p_value", "responses"):
+    asked = ("score_samples", "scores", "predict", "decision_function", "p_value", "responses")
+    for ask in asked:
         with pytest.raises(NotFittedError, match="fit"):
             getattr(TransformationDetector(), ask)(x)
     with pytest.raises(NotFittedError, match="call fit"):
@@ -152,7 +167,7 @@ def test_pickles_and_copies_score_alike(fitted, digits, tmp_path):
         )
         np.testing.assert_array_equal(other.calibration_scores_, fitted.calibration_scores_)
         assert other.get_params() == fitted.get_params()
-        assert other.details_ == fitted.details_ and other.found_ == fitted.found_
+        assert other.details_ == fitted.details_ and other.record_ == fitted.record_
     unfitted = pickle.loads(pickle.dumps(TransformationDetector(seed=3)))
     assert unfitted.seed == 3 and not hasattr(unfitted, "alpha_")
 
@@ -167,5 +182,105 @@ def test_responses_are_the_softmax_of_the_network(fitted, x):
     responses = fitted.responses(x[:11])
     assert responses.shape == (11, 8, 8)
     np.testing.assert_allclose(responses.sum(-1), 1, rtol=1e-5)
-    simplified = fitted.score_variants(x[:11])["simplified"]
+    simplified = fitted.scores(x[:11])["simplified"]
     np.testing.assert_allclose(np.diagonal(responses, 0, 1, 2).mean(-1), simplified, rtol=1e-5)
+
+
+@pytest.mark.parametrize("stop", [ValueError("diverged"), KeyboardInterrupt(), MemoryError()])
+def test_a_fit_that_fails_or_is_stopped_leaves_nothing_of_the_one_before(x, stop):
+    detector = Mean(power=2.0).fit(x).calibrate(x)
+    with pytest.raises(type(stop)):
+        detector.fit(x, stop=stop)
+    assert vars(detector) == {"power": 2.0, "seed": None}
+    with pytest.raises(NotFittedError):
+        detector.score_samples(x)
+
+
+def test_settings_that_make_no_sense_leave_a_fitted_detector_as_it_is(x):
+    detector = Mean().fit(x)
+    for settings in ({"power": "2"}, {"seed": 0.5}):
+        with pytest.raises(ValueError, match=f"^{next(iter(settings))} is "):
+            clone(detector).set_params(**settings).fit(x)
+    with pytest.raises(ValueError, match="got shape"):
+        detector.fit(x[0])
+    assert np.isfinite(detector.score_samples(x)).all()
+
+
+def test_a_random_seed_is_drawn_and_recorded(x):
+    seeds = {Mean().fit(x).settings_.seed for _ in range(9)}
+    assert len(seeds) == 9 and all(0 <= each < 2**31 for each in seeds)
+    detector = Mean().fit(x)
+    assert detector.get_settings()["seed"] == detector.alpha_ and detector.seed is None
+    assert Mean(seed=np.int64(5)).fit(x).get_settings() == {"power": 1.0, "seed": 5}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_settings_of_numpy_are_plain_in_every_method(name):
+    """What randomised searches and grids by np.arange hand over."""
+    kinds = {int: np.int64, float: np.float32, str: np.str_, bool: np.bool_}
+    create = METHODS[name].create
+    defaults = create().get_params()
+    made = create(**{k: kinds.get(type(v), lambda v: v)(v) for k, v in defaults.items()})
+    settings = made.get_settings()
+    assert json.loads(json.dumps(settings)).keys() == defaults.keys()
+    for key, value in settings.items():
+        assert type(value) in (int, float, str, tuple, type(None), bool), key
+    with pytest.raises(ValueError, match=r"^seed is -1, expected a whole number"):
+        create(seed=-1).fit(np.zeros((2, 8, 8, 1), np.uint8))
+
+
+def test_nan_is_named(x):
+    images = 2 * (x / 255) - 1
+    images[3, 0, 0, 0] = images[5, 1, 1, 0] = np.nan
+    for name in METHODS:
+        with pytest.raises(ValueError, match=f"2 of {len(x)} images hold NaN"):
+            METHODS[name].create().fit(images)
+
+
+def test_floats_from_0_to_1_are_told_of_the_scaling(x):
+    with pytest.warns(UserWarning, match=r"half of the range .* pass 2 \* x - 1"):
+        Mean().fit(x / 255)
+
+
+@pytest.fixture(scope="module")
+def labelled(digits):
+    """Fours as training images, among them some zeros, with the label that roc_auc takes."""
+    chosen = np.isin(digits.y_train, (4, 0))
+    return digits.x_train[chosen][:90], (digits.y_train[chosen][:90] == 4).astype(int)
+
+
+def test_without_a_threshold_the_decision_function_is_the_score(x):
+    detector = Mean().fit(x)
+    np.testing.assert_array_equal(detector.decision_function(x), detector.score_samples(x))
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_cross_validation_by_the_area_under_the_roc_curve(labelled, n_jobs):
+    x, y = labelled
+    folds = KFold(3)
+    found = cross_val_score(Mean(), x, y, scoring="roc_auc", cv=folds, n_jobs=n_jobs)
+    expected = [roc_auc_score(y[test], x[test].mean((1, 2, 3))) for _, test in folds.split(x)]
+    np.testing.assert_allclose(found, expected)
+
+
+def test_a_search_over_settings_in_a_pipeline(labelled):
+    x, y = labelled
+    pipeline = make_pipeline(FunctionTransformer(lambda x: x[:, ::2, ::2]), Mean())
+    grid = {"mean__power": np.array([1.0, 2.0, -1.0])}
+    search = GridSearchCV(pipeline, grid, scoring="roc_auc", cv=3)
+    with pytest.warns(exceptions.FitFailedWarning, match=r"power is -1\.0"):
+        search.fit(x, y)
+    assert np.isfinite(search.best_score_) and search.best_params_["mean__power"] > 0
+    assert np.isfinite(search.decision_function(x)).all()
+
+
+def test_cross_validation_without_a_scoring_is_refused_before_any_training(labelled):
+    for detector in (TransformationDetector(), IsolationForest()):
+        with pytest.raises(TypeError, match="scoring"):
+            cross_val_score(detector, *labelled)
+
+
+def test_no_method_takes_a_name_that_scikit_learn_reserves():
+    for method in METHODS.values():
+        reserved = {"score", "fit", "predict", "transform", "decision_function"}
+        assert not reserved & method.create().get_params().keys()

@@ -4,6 +4,8 @@ import math
 import numbers
 from collections.abc import Callable
 
+import numpy as np
+
 Check = Callable[[str, object], object]
 """From a setting's name and value to the value as plain Python; ValueError where it is refused."""
 
@@ -16,7 +18,7 @@ def whole_number(low: int = 1, high: int | None = None) -> Check:
         if not whole or value < low or (high is not None and value > high):
             most = "" if high is None else f" and at most {high}"
             raise ValueError(
-                f"{name} is {value!r}, expected a whole number of at least {low}{most}"
+                f"{name} is {_shown(value)}, expected a whole number of at least {low}{most}"
             )
         return int(value)
 
@@ -31,7 +33,7 @@ def number(low: float = 0.0, below: float = math.inf, *, low_too: bool = False) 
         if not real or not low <= value < below or (value == low and not low_too):
             limits = f"{'of at least' if low_too else 'above'} {low:g}"
             limits += "" if below == math.inf else f" and below {below:g}"
-            raise ValueError(f"{name} is {value!r}, expected a number {limits}")
+            raise ValueError(f"{name} is {_shown(value)}, expected a number {limits}")
         return int(value) if isinstance(value, numbers.Integral) else float(value)
 
     return check
@@ -42,7 +44,7 @@ def choice(*names: str) -> Check:
 
     def check(name, value):
         if not isinstance(value, str) or value not in names:
-            raise ValueError(f"{name} is {value!r}, expected one of {', '.join(names)}")
+            raise ValueError(f"{name} is {_shown(value)}, expected one of {', '.join(names)}")
         return str(value)
 
     return check
@@ -60,12 +62,16 @@ def several(check: Check) -> Check:
         try:
             values = tuple(values)
         except TypeError:
-            raise ValueError(f"{name} is {values!r}, expected a sequence") from None
+            raise ValueError(f"{name} is {_shown(values)}, expected a sequence") from None
         if not values:
             raise ValueError(f"{name} is empty; give at least one value")
         return tuple(check(name, value) for value in values)
 
     return check_all
+
+
+def _shown(value):
+    return repr(value.item() if isinstance(value, np.generic) else value)
 
 
 SEED = optional(whole_number(0, 2**31 - 2))
