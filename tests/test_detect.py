@@ -1,4 +1,5 @@
 import csv
+import os
 import re
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from sklearn.metrics import roc_auc_score
 
 import detect
 from models.transformation_detector import TransformationDetector
+from utils import startup
 from utils.images import read_folder, to_grey
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -90,7 +92,7 @@ def test_score_writes_what_the_detector_says(work, detector, tmp_path, capsys):
     noise = [row for path, row in found.items() if "noise" in path]
     assert [row["is_anomaly"] for row in noise] == ["True"] * 4
     shown = capsys.readouterr()
-    assert "1 files skipped, 15 read" in shown.err and "broken.jpg: " in shown.err
+    assert "1 skipped, 15 images read" in shown.err and "broken.jpg: " in shown.err
     assert "Traceback" not in shown.err
     assert f"{sum(row['is_anomaly'] == 'True' for row in found.values())} of 15 images" in shown.out
     assert "95 % interval: 0.1 to 16.8 %, by 20 held-out images" in shown.out
@@ -195,6 +197,11 @@ def test_colour_images_give_a_colour_model(tmp_path, monkeypatch):
         ("score good --model notes.txt", "must end in .keras"),
         ("score good --model fours.keras --output s.txt", "must end in .csv"),
         ("score good --model fours.keras --report r.pdf", "must end in .html"),
+        ("score good --model fours.keras --output s.csv --report no/r.html", "no is no folder"),
+        ("score good --model fours.keras --output folder.csv", "folder.csv is there and is no fi"),
+        ("fit good --output folder.keras", "folder.keras is there and is no file"),
+        ("score good --model white.keras", "white.keras says that white is 'much'"),
+        ("score good --model fours.keras --max-pixels 255", "more than 255 pixels.*--max-pixels"),
         ("score good --model fours.keras --false-alarm-rate 0.01", "at least 99 held-out"),
         ("score good --model plain.keras", "no threshold yet"),
         ("evaluate --normal good --anomalous empty --model fours.keras", "no readable image"),
@@ -211,10 +218,16 @@ def test_errors_are_one_line_and_status_2(
     Path("few").mkdir()
     for path in sorted((work / "good").iterdir())[:20]:
         shutil.copy(path, "few")
+    for name in ("folder.csv", "folder.keras"):
+        Path(name).mkdir()
     if "plain" in command:
         plain = TransformationDetector.load(work / "fours.keras")
         plain._forget_calibration()
         plain.save("plain.keras")
+    if "white" in command:
+        detector = TransformationDetector.load(work / "fours.keras")
+        detector.details_["white"] = "much"
+        detector.save("white.keras")
     assert detect.main([*command.split(), "--quiet"]) == 2
     shown = capsys.readouterr()
     assert shown.err.startswith("error: ") and "Traceback" not in shown.err
@@ -222,12 +235,101 @@ def test_errors_are_one_line_and_status_2(
 
 
 @pytest.mark.parametrize(
-    "command", ["fit", "fit a --output m.keras --false-alarm-rate 5", "sc", ""]
+    "command, message",
+    [
+        ("fit", "required: GOOD_IMAGES, --output"),
+        ("sc", "invalid choice: 'sc'"),
+        ("", "required: fit | score | evaluate"),
+        ("fit a --output m.keras --false-alarm-rate 5", "--false-alarm-rate: '5' is no number be"),
+        ("fit a --output m.keras --epochs abc", "--epochs: 'abc' is no number above 0"),
+        ("fit a --output m.keras --held-out 20%", "--held-out: '20%' is no number between 0 and"),
+        ("fit a --output m.keras --seed -1", "--seed: '-1' is no whole number from 0 to"),
+        ("score a --model m.keras --max-pixels 2e8", "--max-pixels: '2e8' is no whole number"),
+    ],
 )
-def test_wrong_usage_is_status_2(command, capsys):
+def test_wrong_usage_is_status_2(command, message, capsys):
     with pytest.raises(SystemExit) as stopped:
         detect.main(command.split())
     assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_failed_write_leaves_the_older_table(work, tmp_path, monkeypatch, capsys):
+    def fail(*_, **__):
+        raise OSError(28, "a long story\n of HDF5's")
+
+    output, report = tmp_path / "s.csv", tmp_path / "r.html"
+    command = ["score", str(work / "mixed"), "--model", str(work / "fours.keras"), "--quiet"]
+    command += ["--output", str(output), "--report", str(report)]
+    for path, name in ((output, "csv.writer"), (report, "write_report")):
+        output.write_text("old")
+        report.write_text("old")
+        with monkeypatch.context() as patch:
+            patch.setattr(f"detect.{name}", fail)
+            assert detect.main(command) == 2
+        assert path.read_text() == "old"
+        assert sorted(each.name for each in tmp_path.iterdir()) == ["r.html", "s.csv"]
+    assert f"error: [Errno 28] No space left on device: {str(output)!r}" in capsys.readouterr().err
+
+
+def deep_copy(images, folder, shift):
+    """The images as 16-bit files of 8 + shift bits, the lower ones 0."""
+    folder.mkdir()
+    for path in images.glob("0*.png"):
+        pixels = np.asarray(Image.open(path)).astype(np.uint16) << shift
+        Image.fromarray(pixels).save(folder / path.name)
+
+
+def test_what_is_white_is_kept_in_the_model(work, tmp_path, monkeypatch, capsys):
+    """fit on files of 12 bits; then one of them alone, too dark to tell by itself, and 16 bits."""
+    monkeypatch.setattr(TransformationDetector, "fit", trained_already(work))
+    deep_copy(work / "good", tmp_path / "good", 4)
+    model = ["--model", str(tmp_path / "m.keras"), "--quiet", "--output", str(tmp_path / "s.csv")]
+    fit = ["fit", str(tmp_path / "good"), "--output", str(tmp_path / "m.keras"), "--quiet"]
+    assert detect.main([*fit, "--recipe", "small"]) == 0
+    assert "in images of more than 8 bits, 4095 is white\n" in capsys.readouterr().out
+    assert TransformationDetector.load(tmp_path / "m.keras").details_["white"] == 4095
+    (tmp_path / "dark").mkdir()
+    for name, value in (("12", 1000), ("8", round(1000 * 255 / 4095))):
+        pixels = np.full((16, 16), value, np.uint16 if name == "12" else np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "dark" / f"{name}.png")
+    assert detect.main(["score", str(tmp_path / "dark"), *model]) == 0
+    assert "4095 is white\n" in capsys.readouterr().out
+    first, second = (row["score"] for row in rows(tmp_path / "s.csv"))
+    assert first == second
+    deep_copy(work / "good", tmp_path / "bright", 8)
+    assert detect.main(["score", str(tmp_path / "bright"), *model]) == 0
+    assert "4095 is white; 100 of them have pixels above it" in capsys.readouterr().out
+    # a model that saw no such image, or is older, takes all 16 bits
+    model[1] = str(work / "fours.keras")
+    assert detect.main(["score", str(tmp_path / "dark"), *model]) == 0
+    assert "65535 is white" in capsys.readouterr().out
+
+
+def trained_already(work):
+    """A `fit` that takes the weights of the module's model instead of training."""
+
+    def fit(self, x, **_):
+        self.__dict__.update(TransformationDetector.load(work / "fours.keras").__dict__)
+        return self
+
+    return fit
+
+
+def test_names_that_an_encoding_lacks_and_a_quiet_start(work, tmp_path):
+    """As a program, to a terminal that knows no letters but English ones."""
+    folder = tmp_path / "größe 猫"
+    shutil.copytree(work / "mixed", folder)
+    command = [sys.executable, ROOT / "detect.py", "score", folder, "--quiet"]
+    command += ["--model", work / "fours.keras", "--output", tmp_path / "größe.csv"]
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+    environment |= {"PYTHONIOENCODING": "ascii", "PYTHONWARNINGS": "ignore"}
+    shown = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert shown.returncode == 0
+    assert "gr\\xf6\\xdfe \\u732b" in shown.stdout and "gr\\xf6\\xdfe.csv" in shown.stdout
+    assert {Path(row["path"]).parent for row in rows(tmp_path / "größe.csv")} >= {folder / "fours"}
+    if not startup._has_gpu():
+        assert [line.split()[0] for line in shown.stderr.splitlines()] == ["skipped", "1"]
 
 
 def test_interruption_is_status_130(work, monkeypatch):

@@ -140,6 +140,16 @@ def test_a_damaged_npz_is_a_value_error_that_names_it(tmp_path, damage):
         read_npz(path)
 
 
+def test_an_error_without_a_message_is_named(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise EOFError
+
+    monkeypatch.setattr(files.np, "load", fail)
+    (tmp_path / "a.npz").touch()
+    with pytest.raises(ValueError, match=r"\(EOFError\(\)\)"):
+        read_npz(tmp_path / "a.npz")
+
+
 def test_a_missing_npz_is_the_systems_error(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none\.npz"):
         read_npz(tmp_path / "none.npz")

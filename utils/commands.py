@@ -30,7 +30,7 @@ def run_command(function: Callable[..., int | None], *arguments, stopped: str = 
     except BrokenPipeError:
         status = 141
     except (OSError, ValueError) as error:
-        status = _say(f"error: {error or repr(error)}", 2)
+        status = _say(f"error: {str(error) or repr(error)}", 2)
     except KeyboardInterrupt:
         status = _say(f"\n{stopped}", 130)
     try:

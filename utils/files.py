@@ -77,5 +77,5 @@ def read_npz(
                 return {name: archive[name] for name in archive if names is None or name in names}
         except Exception as error:  # zip, zlib, NumPy's headers: whatever damage sets off
             raise ValueError(
-                f"{printable(path)} is damaged or no NumPy archive ({error or repr(error)})"
+                f"{printable(path)} is damaged or no NumPy archive ({str(error) or repr(error)})"
             ) from error

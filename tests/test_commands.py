@@ -1,0 +1,113 @@
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from utils.commands import number_above_zero, run_command, seed, share, whole_number
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def raising(error):
+    def function(*_):
+        raise error
+
+    return function
+
+
+@pytest.mark.parametrize(
+    "function, status, message",
+    [
+        (lambda: None, 0, ""),
+        (lambda: 1, 1, ""),
+        (raising(ValueError("a is 5")), 2, "error: a is 5\n"),
+        (raising(FileNotFoundError(2, "none", "x")), 2, "error: [Errno 2] none: 'x'\n"),
+        (raising(ValueError()), 2, "error: ValueError()\n"),
+        (raising(KeyboardInterrupt), 130, "\nstopped\n"),
+        (raising(BrokenPipeError()), 141, ""),
+    ],
+)
+def test_how_a_command_ends(capsys, function, status, message):
+    assert run_command(function) == status
+    assert capsys.readouterr().err == message
+
+
+def test_arguments_and_the_message_of_an_interruption(capsys):
+    assert run_command(lambda *numbers: sum(numbers), 1, 2) == 3
+    assert run_command(raising(KeyboardInterrupt), 1, stopped="stopped; go on") == 130
+    assert capsys.readouterr().err == "\nstopped; go on\n"
+
+
+def test_mistakes_of_the_program_are_not_hidden():
+    with pytest.raises(ZeroDivisionError):
+        run_command(lambda: 1 / 0)
+
+
+def run(code, stdout=subprocess.PIPE, **environment):
+    code = f"import sys; from utils.commands import run_command\n{code}"
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=os.environ | environment,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_what_an_encoding_lacks_is_escaped(encoding):
+    code = r"""
+def function():
+    print("gr\u00f6\u00dfe \u732b")
+    raise ValueError("\u732b")
+sys.exit(run_command(function))
+"""
+    found = run(code, PYTHONIOENCODING=encoding)
+    assert found.returncode == 2
+    text = "größe 猫\n".encode(encoding, "backslashreplace")
+    assert found.stdout.replace(b"\r\n", b"\n") == text
+    assert found.stderr.strip() == b"error: " + "猫".encode(encoding, "backslashreplace")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_has_enough_is_no_error(unbuffered):
+    """As `| head -1`: here nobody reads at all."""
+    read, write = os.pipe()
+    os.close(read)
+    code = "sys.exit(run_command(lambda: print('x' * 100_000)))"
+    found = run(code, stdout=write, PYTHONUNBUFFERED=unbuffered)
+    os.close(write)
+    assert (found.returncode, found.stderr) == (141, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux's device that is always full")
+def test_output_that_cannot_be_written_is_said_once():
+    with open("/dev/full", "wb") as full:
+        found = run("sys.exit(run_command(lambda: print('x')))", stdout=full)
+    assert found.returncode == 2
+    assert found.stderr == b"error: [Errno 28] No space left on device\n"
+
+
+def test_numbers_that_are_none_are_named_with_what_is_wanted():
+    for parse, text, value in (
+        (number_above_zero, "0.5", 0.5),
+        (whole_number, "12", 12),
+        (share, "0.2", 0.2),
+        (seed, "0", 0),
+        (seed, "2147483647", 2147483647),
+    ):
+        assert parse(text) == value and type(parse(text)) is type(value)
+    for parse, texts, wanted in (
+        (number_above_zero, ("abc", "0", "-1", "nan", "inf", ""), "number above 0"),
+        (whole_number, ("abc", "0", "-1", "1.5", "1e6"), "whole number above 0"),
+        (share, ("20%", "0", "1", "nan", "-0.1"), "number between 0 and 1"),
+        (seed, ("-1", "x", "2147483648"), "whole number from 0 to 2147483647"),
+    ):
+        for text in texts:
+            with pytest.raises(argparse.ArgumentTypeError) as raised:
+                parse(text)
+            assert str(raised.value) == f"{text!r} is no {wanted}"
