@@ -30,7 +30,8 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import beta
 
-from models.transformation_detector import RECIPES, SCORES, TransformationDetector
+from models.recipes import RECIPES
+from models.transformation_detector import SCORES, TransformationDetector
 from utils.commands import number_above_zero, run_command, seed, share, whole_number
 from utils.detector import to_unit_range
 from utils.files import check_writable, replacing
@@ -85,7 +86,7 @@ def fit(options: argparse.Namespace) -> int:
         f"{n_held_out} held out; recipe {options.recipe}",
         flush=True,
     )
-    given = {"epochs": options.epochs, "score": options.score}
+    given = {"epochs": options.epochs, "score_name": options.score}
     settings = RECIPES[options.recipe] | {k: v for k, v in given.items() if v is not None}
     detector = TransformationDetector(**settings, seed=options.seed, verbose=int(not options.quiet))
     checkpoint = options.output.with_name(f".{options.output.stem}.checkpoint.weights.h5")
@@ -257,7 +258,7 @@ def describe(detector: TransformationDetector, path: Path) -> dict[str, str]:
         "threshold chosen on": f"{len(detector.calibration_scores_)} images held out from training",
         "network": f"{detector.network_.name}, {detector.network_.count_params():,} weights, "
         f"{detector.precision_}",
-        "score": detector.score,
+        "score": detector.settings_.score_name,
         "settings that differ from the paper's": ", ".join(f"{k}={v}" for k, v in changed.items()),
         "seconds": ", ".join(
             f"{part} {seconds[part]:.0f}" for part in ("training", "alpha") if part in seconds

@@ -11,6 +11,11 @@ end, or by --report.
 Exit status: 0 done, 1 a run failed (the others are made), 2 an error, 130 stopped.
 """
 
+if __name__ == "__main__":
+    from utils import startup
+
+    startup.start()  # first: what follows takes seconds to load
+
 import argparse
 import sys
 import time
@@ -18,10 +23,6 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-from utils import startup
-
-startup.start()
 
 import keras
 

@@ -20,15 +20,16 @@ score does not hold up fade within the 200 steps, so that zeros open into threes
 --figure-epochs 10 --sigma 0.28 gives the published settings.
 """
 
+if __name__ == "__main__":
+    from utils import startup
+
+    startup.start()  # first: what follows takes seconds to load
+
 import argparse
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-
-from utils import startup
-
-startup.start()
 
 import keras
 import numpy as np

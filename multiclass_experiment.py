@@ -14,6 +14,11 @@ on from there; the trained networks stay there, so that another --out only score
 each --out are one file, and a file that exists is not made again.
 """
 
+if __name__ == "__main__":
+    from utils import startup
+
+    startup.start()  # first: what follows takes seconds to load
+
 import argparse
 import itertools
 import json
@@ -24,10 +29,6 @@ import sys
 import time
 import zlib
 from pathlib import Path
-
-from utils import startup
-
-startup.start()
 
 import keras
 import numpy as np

@@ -119,17 +119,17 @@ class _OneClassSVM(Detector):
         if n < len(x):
             rng = np.random.default_rng(self.settings_.seed)
             x = x[np.sort(rng.choice(len(x), n, replace=False))]
-        self._train = self._features(x)
-        self._distances = squared_distances(self._train, self._train)
-        np.fill_diagonal(self._distances, 0.0)
+        self._train_ = self._features(x)
+        self._distances_ = squared_distances(self._train_, self._train_)
+        np.fill_diagonal(self._distances_, 0.0)
         self.gamma_default_ = self._resolve_gamma()
-        self._default = self._solve(self.gamma_default_, [self.settings_.nu])
+        self._default_ = self._solve(self.gamma_default_, [self.settings_.nu])
         self.record_["gamma_default"] = float(self.gamma_default_)
         self.seconds_["training"] = time.perf_counter() - start
 
     def _scores(self, x: np.ndarray) -> dict[str, np.ndarray]:
         """The decision value without hindsight."""
-        return {"own": self._decide(x, [self._default])[0][:, 0].copy()}
+        return {"own": self._decide(x, [self._default_])[0][:, 0].copy()}
 
     def score_in_hindsight(self, x: np.ndarray, normal: np.ndarray) -> dict[str, np.ndarray]:
         """Scores of images x (n, h, w, c) at the settings that suit their labels best.
@@ -157,7 +157,7 @@ class _OneClassSVM(Detector):
         self.seconds_["grid"] = time.perf_counter() - start
 
         start = time.perf_counter()
-        decision, log_sum = self._decide(x, [*machines, self._default])
+        decision, log_sum = self._decide(x, [*machines, self._default_])
         chosen, self.nu_, self.gamma_, self.auroc_grid_ = self._choose(decision[:, :-1], normal)
         exact, self.nu_exact_, self.gamma_exact_, self.auroc_grid_exact_ = self._choose(
             log_sum[:, :-1], normal
@@ -177,7 +177,7 @@ class _OneClassSVM(Detector):
 
     def _solve(self, gamma, nus):
         """The machines of one gamma: (gamma, dual coefficients (n, nus), offsets (nus,))."""
-        kernel = rbf_kernel(self._distances, gamma)
+        kernel = rbf_kernel(self._distances_, gamma)
         solve = Parallel(self.n_jobs, prefer="threads")
         solved = solve(delayed(_dual)(kernel, nu) for nu in nus)
         coefficients, offsets = zip(*solved, strict=True)
@@ -193,7 +193,7 @@ class _OneClassSVM(Detector):
         decision, log_sum = np.empty((2, len(x), n_machines))
         for start in range(0, len(x), SCORING_ROWS):
             rows = slice(start, start + SCORING_ROWS)
-            distances = squared_distances(self._features(x[rows]), self._train)
+            distances = squared_distances(self._features(x[rows]), self._train_)
             nearest = distances.min(axis=1, keepdims=True)
             distances -= nearest
             column = 0
@@ -216,8 +216,8 @@ class _OneClassSVM(Detector):
     def _resolve_gamma(self):
         if self.settings_.gamma != "scale":
             return self.settings_.gamma
-        variance = self._train.var()
-        return 1.0 / (self._train.shape[1] * variance) if variance > 0 else 1.0
+        variance = self._train_.var()
+        return 1.0 / (self._train_.shape[1] * variance) if variance > 0 else 1.0
 
 
 class RawOCSVM(_OneClassSVM):

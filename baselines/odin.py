@@ -56,11 +56,11 @@ class ODIN(Detector):
                     f"perturbation of {self.perturbation}: load the weights into a float32 network"
                 )
         temperature, step = self.settings_.temperature, 2 * self.settings_.perturbation
-        self._perturbed = _PerturbedLogits(self.network, temperature, step)
-        self._perturbed.compile(jit_compile=use_xla())
+        self._perturbed_ = _PerturbedLogits(self.network, temperature, step)
+        self._perturbed_.compile(jit_compile=use_xla())
 
     def _scores(self, x: np.ndarray) -> dict[str, np.ndarray]:
-        logits = predict(self._perturbed, x, SCORING_BATCH, to_unit_range)
+        logits = predict(self._perturbed_, x, SCORING_BATCH, to_unit_range)
         return {"own": log_maximum_softmax(logits, self.settings_.temperature)}
 
     def get_settings(self) -> dict:

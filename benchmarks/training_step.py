@@ -5,7 +5,8 @@
 Sides take turns of a few steps each, and medians are printed:
 
 - bare step: the compiled step on one batch that is always the same;
-- pipeline: `fit_pairs`, as the detector trains, with its checkpoint callback and progress bar;
+- pipeline: `fit_pairs`, as the detector trains, with its checkpoint callback and progress bar, from
+  step to step; and how long it takes to return after the last one;
 - Keras's batch normalisation: the bare step without this project's fused one;
 - PyTorch: `benchmarks/torch_step.py` by the interpreter PATH, which needs PyTorch alone.
 
@@ -62,7 +63,8 @@ def measure(precision: str, options: argparse.Namespace) -> None:
     """Time all sides in one precision and print their images/s and the limits."""
     detector = TransformationDetector(precision=precision)
     step = fixed_batch_step(detector)
-    sides = {"bare step": turn(step), "pipeline": pipeline(precision)}
+    ends = []
+    sides = {"bare step": turn(step), "pipeline": pipeline(precision, ends)}
     with mock.patch(
         "models.wide_residual_network.BatchNormalization", keras.layers.BatchNormalization
     ):
@@ -82,6 +84,8 @@ def measure(precision: str, options: argparse.Namespace) -> None:
     print(f"\n{precision}\n{'':30}{'images/s':>10}{'ms a step':>12}{'of bare step':>14}")
     for name, seconds in found.items():
         print(f"{name:30}{BATCH / seconds:10.0f}{1000 * seconds:12.1f}{bare / seconds:13.2f}x")
+
+    print(f"a fit returns {max(ends):.2f} s after its last step, at most")
 
     dtype = "bfloat16" if precision == "mixed_bfloat16" else "float32"
     additions, moved = work(detector.network_, np.dtype(tf.as_dtype(dtype).as_numpy_dtype).itemsize)
@@ -105,7 +109,7 @@ def compiled_trainer(detector: TransformationDetector, jit_compile: bool | None 
     detector.settings_ = SimpleNamespace(**detector.check_settings())
     detector._build()
     detector._compile_trainer(WARM_UP + STEPS, use_xla() if jit_compile is None else jit_compile)
-    return detector._trainer
+    return detector._trainer_
 
 
 def fixed_batch_step(detector: TransformationDetector, batch: int = BATCH, jit_compile=None):
@@ -128,8 +132,11 @@ def turn(step):
     return side
 
 
-def pipeline(precision: str):
-    """A side: the mean seconds from step to step of training on 5,000 images."""
+def pipeline(precision: str, ends: list[float]):
+    """A side: the mean seconds from step to step of training on 5,000 images.
+
+    Each fit's seconds from its last step to its return are appended to ends.
+    """
 
     class Clock(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
@@ -142,7 +149,7 @@ def pipeline(precision: str):
 
     def side():
         times.clear()
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stderr(io.StringIO()):
             fit_pairs(
                 model,
                 x,
@@ -152,8 +159,10 @@ def pipeline(precision: str):
                 steps_per_epoch=math.ceil(len(x) * 72 / BATCH),
                 total_steps=WARM_UP + STEPS,
                 checkpoint=checkpoint,
+                learning_rate=1e-3,
                 callbacks=[Clock()],
             )
+        ends.append(time.perf_counter() - times[-1])
         return (times[-1] - times[WARM_UP - 1]) / STEPS
 
     return side

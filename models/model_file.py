@@ -97,7 +97,7 @@ def _from_archive(archive, path, create, precision):
     detector.network_.load_weights(path)
     k, m = detector.transformer_.n_transforms, len(detector.scored_indices_)
     detector.alpha_ = _finite(saved["alpha"]).reshape(m, k)
-    if detector._has_rotations:
+    if detector._has_rotations_:
         detector.rotation_alpha_ = _finite(saved["rotation_alpha"]).reshape(m, -1)
     detector.seconds_ = {part: float(value) for part, value in saved["seconds"].items()}
     detector.record_, detector.details_ = dict(saved["found"]), dict(saved["details"])

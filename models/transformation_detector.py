@@ -189,11 +189,11 @@ class TransformationDetector(Detector):
         images = keras.Input(self.image_shape_, dtype=self.image_dtype_)
         t = keras.Input((), dtype="int32")
         transformed = TransformLayer(self.transformer_.transformations)([images, t])
-        self._trainer = keras.Model([images, t], self.network_(scale_images(transformed)))
+        self._trainer_ = keras.Model([images, t], self.network_(scale_images(transformed)))
 
-        self._rotations = np.array([each.k for each in self.transformer_.transformations])
-        self._has_rotations = len(set(self._rotations)) > 1
-        if settings.score_name == "rotation" and not self._has_rotations:
+        self._rotations_ = np.array([each.k for each in self.transformer_.transformations])
+        self._has_rotations_ = len(set(self._rotations_)) > 1
+        if settings.score_name == "rotation" and not self._has_rotations_:
             raise ValueError(
                 "score_name 'rotation' needs transformations with different rotations; choose "
                 "another score, or other transformations"
@@ -202,7 +202,7 @@ class TransformationDetector(Detector):
         self.scored_indices_ = np.flatnonzero(
             (settings.scored_transformations == "all") | ~flips.astype(bool)
         )
-        self._responder = self._create_responder(self.scored_indices_)
+        self._responder_ = self._create_responder(self.scored_indices_)
 
     def _resolve_transformations(self):
         settings, side = self.settings_, min(self.image_shape_[:2])
@@ -239,7 +239,7 @@ class TransformationDetector(Detector):
         self._compile_trainer(total_steps, use_xla())
         state = Checkpoint(checkpoint, checkpoint_seconds, self._fingerprint(x))
         fit_pairs(
-            self._trainer,
+            self._trainer_,
             x,
             lambda epoch: epoch_pairs(len(x), k, settings.seed, epoch),
             n_transforms=k,
@@ -254,7 +254,7 @@ class TransformationDetector(Detector):
         return state.seconds
 
     def _compile_trainer(self, total_steps, jit_compile):
-        self._trainer.compile(
+        self._trainer_.compile(
             OPTIMIZERS[self.settings_.optimizer](self._learning_rate(total_steps)),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=["accuracy"],
@@ -297,17 +297,17 @@ class TransformationDetector(Detector):
         sums = rotation_sums = 0.0
         for _, log_p in self._responses(x, "estimating alpha"):
             sums += _sums(log_p)
-            if self._has_rotations:
-                rotation_sums += _sums(rotation_responses(log_p, self._rotations))
+            if self._has_rotations_:
+                rotation_sums += _sums(rotation_responses(log_p, self._rotations_))
         self.alpha_ = estimate_alpha(*sums / n)
-        if self._has_rotations:
+        if self._has_rotations_:
             self.rotation_alpha_ = estimate_alpha(*rotation_sums / n)
 
     # ------------------------------------------------------------------------------------- scoring
 
     def _scores(self, x: np.ndarray) -> dict[str, np.ndarray]:
         """The rotation score is among them where the transformations have different rotations."""
-        names = [name for name in SCORES if name != "rotation" or self._has_rotations]
+        names = [name for name in SCORES if name != "rotation" or self._has_rotations_]
         names.sort(key=lambda name: name != self.settings_.score_name)
         scores = {name: np.empty(len(x)) for name in names}
         for part, log_p in self._responses(x, "scoring"):
@@ -320,7 +320,7 @@ class TransformationDetector(Detector):
             return normality_score(self.alpha_, log_p)
         if name == "simplified":
             return simplified_score(log_p, self.scored_indices_)
-        return normality_score(self.rotation_alpha_, rotation_responses(log_p, self._rotations))
+        return normality_score(self.rotation_alpha_, rotation_responses(log_p, self._rotations_))
 
     def responses(self, x: np.ndarray) -> np.ndarray:
         """The softmax responses y(T_i(x)) to every transformation: float32 (n, k, k).
@@ -331,7 +331,7 @@ class TransformationDetector(Detector):
         x = self._check_like_training(x)
         k = self.transformer_.n_transforms
         whole = len(self.scored_indices_) == k
-        responder = self._responder if whole else self._create_responder(np.arange(k))
+        responder = self._responder_ if whole else self._create_responder(np.arange(k))
         parts = self._responses(x, "explaining", responder)
         return np.concatenate([np.exp(log_p).astype("f4") for _, log_p in parts])
 
@@ -345,7 +345,7 @@ class TransformationDetector(Detector):
 
     def _responses(self, x, description, responder=None):
         """Yields (slice of x, its log-softmax responses (b, m, k) in float64), batch by batch."""
-        responder = responder or self._responder
+        responder = responder or self._responder_
         b = responder.input_shape[0]
         starts = range(0, len(x), b)
         for start in progress(starts, description, unit="batch", verbose=self.verbose):

@@ -3,18 +3,51 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 import pytest
 
 import experiments
+from baselines import METHODS, Method
 from utils.detector import Detector
+from utils.device import PRECISIONS, peak_memory, reset_peak_memory
 from utils.results import read_details
+from utils.settings import SEED, choice, whole_number
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICK = ["--epochs", "0.2", "--limit-train", "60", "--limit-test", "80", "--precision", "float32"]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
+
+
+class Brightness(Detector):
+    """Scores at most max_test images, by how near their brightness is to the training images'."""
+
+    CHECKS: ClassVar = {"max_test": whole_number(), "seed": SEED, "verbose": whole_number(0)}
+
+    def __init__(self, max_test=100, seed=0, verbose=1):
+        self.max_test, self.seed, self.verbose = max_test, seed, verbose
+
+    def _fit(self, x):
+        self.mean_ = x.mean()
+
+    def _scores(self, x):
+        return {"own": -np.abs(x.mean((1, 2, 3)) - self.mean_)}
+
+
+class Precise(Brightness):
+    CHECKS: ClassVar = Brightness.CHECKS | {"precision": choice(*PRECISIONS)}
+
+    def __init__(self, max_test=100, precision="auto", seed=0, verbose=1):
+        super().__init__(max_test, seed, verbose)
+        self.precision = precision
+
+
+@pytest.fixture
+def brightness(monkeypatch):
+    """A method that takes no time."""
+    monkeypatch.setitem(METHODS, "brightness", Method(Brightness, runs=1))
 
 
 def run(tmp_path, *arguments):
@@ -38,7 +71,7 @@ def test_runs_tables_and_nothing_twice(tmp_path, capsys):
     before = {file: file.stat().st_mtime_ns for file in files}
     capsys.readouterr()
     assert run(tmp_path, "--classes", "4,0", "--runs", "2") == 0
-    assert "4 runs, 4 of them already in" in capsys.readouterr().out
+    assert "4 runs, 4 of them done already" in capsys.readouterr().out
     assert before == {file: file.stat().st_mtime_ns for file in files}
 
 
@@ -49,14 +82,14 @@ def test_the_seed_decides_the_scores(tmp_path):
     for folder in "abc":
         with np.load(tmp_path / folder / "digits" / "digits_transformations_3_0.npz") as file:
             scores.append(file["scores_dirichlet"])
-    np.testing.assert_array_equal(scores[0], scores[1])
+    np.testing.assert_allclose(scores[0], scores[1], rtol=1e-2)
     # the same part of the test set whatever the seed of training would be another experiment:
-    assert not np.array_equal(scores[0], scores[2])
+    assert not np.allclose(scores[0], scores[2], rtol=0.1)
 
 
 KILL = """
 import os, signal, sys
-import experiments, utils.datasets
+import experiments, utils.files
 from models.transformation_detector import TransformationDetector
 
 def kill(*_, **__):
@@ -70,9 +103,9 @@ def write_half(file, **arrays):
 if sys.argv[1] == "training":
     experiments.TimeEstimate.on_train_batch_end = lambda self, batch, logs=None: batch < 4 or kill()
 elif sys.argv[1] == "scoring":
-    TransformationDetector.score_variants = kill
+    TransformationDetector.scores = kill
 else:
-    utils.datasets.np.savez_compressed = write_half
+    utils.files.np.savez_compressed = write_half
 experiments.main(sys.argv[2:])
 """
 
@@ -92,26 +125,151 @@ def test_a_killed_run_leaves_nothing_broken_and_can_be_finished(phase, tmp_path,
         [sys.executable, "-c", KILL, phase, *arguments], cwd=ROOT, env=ENVIRONMENT, check=False
     )
     assert killed.returncode == -signal.SIGKILL
-    assert not list(tmp_path.rglob("*.npz"))
+    assert not list(tmp_path.rglob("digits*.npz"))
     assert run(tmp_path, "--classes", "6") == 0
-    files = {file.name for file in (tmp_path / "digits").iterdir()}
+    files = {file.name for file in (tmp_path / "digits").iterdir() if file.name[0] != "."}
     assert files == {"digits_transformations_6_0.npz", "table.csv", "table.md", "roc.png"}
     with np.load(tmp_path / "digits" / "digits_transformations_6_0.npz") as file:
-        np.testing.assert_array_equal(file["scores_dirichlet"], unbroken)
+        np.testing.assert_allclose(file["scores_dirichlet"], unbroken, rtol=1e-2)
 
 
-def test_results_of_another_recipe_are_not_mixed_in(tmp_path, capsys):
-    run(tmp_path, "--classes", "5")
-    assert run(tmp_path, "--classes", "5", "--recipe", "paper") == 2
+def test_results_of_another_recipe_are_not_mixed_in(tmp_path, capsys, brightness):
+    arguments = ["--methods", "brightness", "--classes", "5"]
+    assert run(tmp_path, *arguments) == 0
+    for change, message in (
+        (["--recipe", "paper"], "was made with recipe 'small, 60 training images, 80 test images'"),
+        (["--seed", "1"], "was made with seed 0, not 1"),
+    ):
+        assert run(tmp_path, *arguments, *change) == 2
+        error = capsys.readouterr().err
+        assert message in error and "--results-dir" in error
+
+
+def test_runs_of_another_backend_or_precision_are_not_taken_for_done(
+    tmp_path, capsys, monkeypatch, brightness
+):
+    command = ["--methods", "brightness", "--classes", "5", "--results-dir", str(tmp_path)]
+    assert experiments.main(command) == 0
+    monkeypatch.setattr(experiments, "backend", lambda: "torch")
+    assert experiments.main(command) == 2
+    assert "was made with backend" in capsys.readouterr().err
+    monkeypatch.undo()
+    monkeypatch.setitem(METHODS, "brightness", Method(Precise, runs=1))
+    assert experiments.main([*command, "--precision", "mixed_bfloat16"]) == 2
     error = capsys.readouterr().err
-    assert "was made by recipe 'small, 0.2 epochs" in error and "--results-dir" in error
+    assert "was made with precision 'float32', not 'mixed_bfloat16'" in error
+
+
+def test_what_cannot_run_is_said_before_anything_is_run(tmp_path, capsys, monkeypatch):
+    command = ["--methods", "all", "--results-dir", str(tmp_path)]
+    assert experiments.main([*command, "--recipe", "fast"]) == 2
+    assert "raw_ocsvm has no recipe 'fast'; it has paper, small" in capsys.readouterr().err
+    monkeypatch.setattr(experiments, "backend", lambda: "jax")
+    assert experiments.main(command) == 2
+    assert "adgan does not run on jax: set KERAS_BACKEND=tensorflow or torch" in (
+        capsys.readouterr().err
+    )
+    assert not list(tmp_path.iterdir())
+
+
+class Failing(Brightness):
+    """Fails on a class of so many images, as a training that diverges does."""
+
+    fails_with = None
+
+    def _fit(self, x):
+        super()._fit(x)
+        if len(x) == self.fails_with:
+            raise ValueError("training diverged")
+
+
+def test_a_run_that_fails_is_listed_and_the_others_go_on(tmp_path, capsys, monkeypatch, digits):
+    lengths = [(digits.y_train == c).sum() for c in range(3)]
+    monkeypatch.setattr(Failing, "fails_with", lengths[1])
+    monkeypatch.setitem(METHODS, "brightness", Method(Failing, runs=1))
+    command = ["--methods", "brightness", "--classes", "0,1,2", "--results-dir", str(tmp_path)]
+    assert experiments.main(command) == 1
+    shown = capsys.readouterr()
+    assert shown.err == "failed: brightness, 1, run 0: ValueError: training diverged\n"
+    assert [path.name for path in sorted((tmp_path / "digits").glob("digits_*.npz"))] == [
+        "digits_brightness_0_0.npz",
+        "digits_brightness_2_0.npz",
+    ]
+
+
+def test_a_full_disk_ends_the_sweep(tmp_path, capsys, monkeypatch, brightness):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(experiments, "write_run", full)
+    command = ["--methods", "brightness", "--classes", "0,1", "--results-dir", str(tmp_path)]
+    assert experiments.main(command) == 2
+    shown = capsys.readouterr()
+    assert "No space left on device" in shown.err and "[2/2]" not in shown.out
+
+
+def test_a_run_that_another_command_makes_is_left_to_it(tmp_path, capsys, brightness):
+    path = tmp_path / "digits" / "digits_brightness_1_0.npz"
+    code = (
+        f"from utils.claims import claim\nwith claim({str(path)!r}): print(1, flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(path)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as other:
+        other.stdout.readline()
+        command = ["--methods", "brightness", "--classes", "0,1", "--results-dir", str(tmp_path)]
+        assert experiments.main(command) == 0
+        assert "1, run 0: left to the command that is making it" in capsys.readouterr().out
+        assert not path.exists()
+        other.kill()
+    assert experiments.main(command) == 0
+    assert path.exists() and not list(tmp_path.rglob(".*_1_0.npz.lock"))
+
+
+def test_new_runs_go_to_a_folder_of_their_own_and_stand_beside_others(
+    tmp_path, capsys, monkeypatch, brightness
+):
+    monkeypatch.chdir(tmp_path)
+    command = ["--methods", "brightness", "--classes", "0"]
+    assert experiments.main([*command, "--results-dir", "theirs"]) == 0
+    assert experiments.main([*command, "--seed", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "runs go to runs/" in shown and "(1)" in shown
+    assert experiments.main([*command, "--seed", "1", "--beside", "theirs"]) == 0
+    table = pd.read_csv(Path("runs", "digits", "table.csv"))
+    assert table["folder"].tolist() == ["runs", "theirs"] and (table["runs"] == 1).all()
+    rows = [line for line in capsys.readouterr().out.splitlines() if "brightness" in line]
+    assert ["runs" in rows[-2], "theirs" in rows[-1]] == [True, True]
+
+
+def test_options_that_a_method_has_no_use_for_do_not_reduce_it(tmp_path, capsys, brightness):
+    command = ["--methods", "brightness", "--classes", "0", "--recipe", "paper", "--epochs", "10"]
+    assert experiments.main([*command, "--results-dir", str(tmp_path)]) == 0
+    assert "brightness has no epochs: --epochs is moot" in capsys.readouterr().out
+    assert not read_details(tmp_path / "digits" / "digits_brightness_0_0.npz")["reduced"]
+
+
+def test_a_runs_memory_is_its_own(tmp_path, brightness):
+    if not reset_peak_memory():
+        pytest.skip("this system cannot measure it")
+    large = np.ones(2**28, np.uint8)  # 256 MiB, given back before the run
+    del large
+    command = ["--methods", "brightness", "--classes", "0", "--results-dir", str(tmp_path)]
+    before = peak_memory()
+    assert experiments.main(command) == 0
+    details = read_details(tmp_path / "digits" / "digits_brightness_0_0.npz")
+    assert 2**26 < details["peak_memory_bytes"] < before - 2**27
 
 
 def test_the_time_of_the_whole_is_told_while_the_first_run_trains(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(experiments.TimeEstimate.__init__, "__defaults__", (0.0,))
     run(tmp_path, "--classes", "1,2")
     out = capsys.readouterr().out
-    assert "hours for the 2 runs left" in out and "hours for the 1 runs left" in out
+    assert "hours for the 2 runs of transformations left" in out
+    assert "hours for the 1 runs of transformations left" in out
 
 
 def test_the_estimate_is_the_sum_of_its_parts(capsys):
@@ -124,7 +282,7 @@ def test_the_estimate_is_the_sum_of_its_parts(capsys):
         def scoring_passes(self, n, n_scored):
             return 72 * (n + n_scored)
 
-    estimate = experiments.TimeEstimate(Detector(), 5000, 10_000, remaining=50, after_seconds=-1)
+    estimate = experiments.TimeEstimate("it", Detector(), 5000, 10_000, 50, after_seconds=-1)
     clock = iter(np.arange(0.0, 100.0))  # a batch of 100 a second
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(experiments.time, "perf_counter", lambda: next(clock))
@@ -132,7 +290,7 @@ def test_the_estimate_is_the_sum_of_its_parts(capsys):
             estimate.on_train_batch_end(batch)
     hours = 50 * (1_080_000 + 72 * 15_000 / 4) / 100 / 3600
     out = capsys.readouterr().out
-    assert f"100 images/s: about {hours:.1f} hours for the 50 runs left" in out
+    assert f"100 images/s: about {hours:.1f} hours for the 50 runs of it left" in out
     assert "--runs 1" in out and out.count("hours") == 1
 
 
@@ -157,23 +315,8 @@ def test_classes_by_name_and_number():
     assert experiments.chosen_classes("bird, 0", names) == [2, 0]
 
 
-class Brightness(Detector):
-    """Scores at most max_test images, by how near their brightness is to the training images'."""
-
-    def __init__(self, max_test=100, seed=0):
-        self.max_test, self.seed = max_test, seed
-
-    def fit(self, x, y=None):
-        self.mean_, self.seconds_ = x.mean(), {"training": 0.0}
-        return self
-
-    def score_samples(self, x):
-        return -np.abs(x.mean((1, 2, 3)) - self.mean_)
-
-
 @pytest.mark.parametrize("options, scored", [([], 100), (["--limit-test", "80"], 80)])
-def test_a_method_may_score_a_part_of_the_test_set(options, scored, tmp_path, monkeypatch):
-    monkeypatch.setitem(experiments.METHODS, "brightness", experiments.Method(Brightness, runs=1))
+def test_a_method_may_score_a_part_of_the_test_set(options, scored, tmp_path, brightness):
     arguments = ["--methods", "brightness", "--classes", "0", "--recipe", "paper", *options]
     assert experiments.main([*arguments, "--results-dir", str(tmp_path)]) == 0
     details = read_details(tmp_path / "digits" / "digits_brightness_0_0.npz")
@@ -181,5 +324,5 @@ def test_a_method_may_score_a_part_of_the_test_set(options, scored, tmp_path, mo
 
 
 def test_every_method_has_the_papers_recipe_and_a_small_one():
-    for method in experiments.METHODS.values():
+    for method in METHODS.values():
         assert method.recipes["paper"] == {} and "small" in method.recipes

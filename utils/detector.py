@@ -166,8 +166,8 @@ class Detector(OutlierMixin, BaseEstimator, ABC):
         return settings
 
     def _unfit(self):
-        """Forgets all but the constructor's arguments."""
-        for name in set(vars(self)) - set(self.get_params(deep=False)):
+        """Forgets what was learnt: the attributes that end in an underscore."""
+        for name in [name for name in vars(self) if name.endswith("_")]:
             delattr(self, name)
 
     def _check_like_training(self, x):
