@@ -35,6 +35,11 @@ def test_how_a_command_ends(capsys, function, status, message):
     assert capsys.readouterr().err == message
 
 
+def test_progress_bars_stay_bars():
+    code = r"sys.exit(run_command(lambda: print('5/5 \u2501\u2501\u2501 1s \u2502')))"
+    assert run(code, PYTHONIOENCODING="ascii").stdout == b"5/5 === 1s \\u2502\n"
+
+
 def test_arguments_and_the_message_of_an_interruption(capsys):
     assert run_command(lambda *numbers: sum(numbers), 1, 2) == 3
     assert run_command(raising(KeyboardInterrupt), 1, stopped="stopped; go on") == 130
