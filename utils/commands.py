@@ -36,7 +36,7 @@ def run_command(function: Callable[..., int | None], *arguments, stopped: str = 
         status = _say(f"\n{stopped}", 130)
     try:
         sys.stdout.flush()
-    except OSError:  # said above; Python would try again, and complain, as it ends
+    except OSError:  # Python would try again, and complain, as it ends
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
     return status
