@@ -35,6 +35,11 @@ def test_how_a_command_ends(capsys, function, status, message):
     assert capsys.readouterr().err == message
 
 
+def test_progress_bars_stay_bars():
+    code = r"sys.exit(run_command(lambda: print('5/5 \u2501\u2501\u2501 1s \u2502')))"
+    assert run(code, PYTHONIOENCODING="ascii").stdout == b"5/5 === 1s \\u2502\n"
+
+
 def test_arguments_and_the_message_of_an_interruption(capsys):
     assert run_command(lambda *numbers: sum(numbers), 1, 2) == 3
     assert run_command(raising(KeyboardInterrupt), 1, stopped="stopped; go on") == 130
@@ -47,11 +52,12 @@ def test_mistakes_of_the_program_are_not_hidden():
 
 
 def run(code, stdout=subprocess.PIPE, **environment):
+    """Its standard output is buffered, whatever the environment of the tests says."""
     code = f"import sys; from utils.commands import run_command\n{code}"
     return subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
-        env=os.environ | environment,
+        env=os.environ | {"PYTHONUNBUFFERED": ""} | environment,
         stdout=stdout,
         stderr=subprocess.PIPE,
         check=False,
@@ -82,6 +88,32 @@ def test_a_reader_that_has_enough_is_no_error(unbuffered):
     found = run(code, stdout=write, PYTHONUNBUFFERED=unbuffered)
     os.close(write)
     assert (found.returncode, found.stderr) == (141, b"")
+
+
+def test_an_error_is_said_where_nobody_reads_the_output():
+    read, write = os.pipe()
+    os.close(read)
+    code = """
+def function():
+    print("x")
+    raise ValueError("y")
+sys.exit(run_command(function))
+"""
+    found = run(code, stdout=write)
+    os.close(write)
+    assert (found.returncode, found.stderr) == (2, b"error: y\n")
+
+
+def test_ctrl_c_is_an_exception_again():
+    code = """
+import os, signal
+from utils.startup import stop_on_interrupt
+signal.signal(signal.SIGINT, signal.default_int_handler)
+stop_on_interrupt()
+sys.exit(run_command(lambda: os.kill(os.getpid(), signal.SIGINT)))
+"""
+    found = run(code)
+    assert (found.returncode, found.stderr) == (130, b"\nstopped\n")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux's device that is always full")

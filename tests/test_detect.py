@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 import detect
 from models.transformation_detector import TransformationDetector
 from utils import startup
-from utils.images import read_folder, to_grey
+from utils.images import ImageError, read_folder, to_grey
 
 ROOT = Path(__file__).resolve().parents[1]
 HOSTILE = "=cmd|' \u202e\x1b[31m\n<b>.png"
@@ -297,6 +297,18 @@ def test_what_is_white_is_kept_in_the_model(work, tmp_path, monkeypatch, capsys)
     assert "4095 is white\n" in capsys.readouterr().out
     first, second = (row["score"] for row in rows(tmp_path / "s.csv"))
     assert first == second
+    # the report's larger pictures, too
+    with monkeypatch.context() as patch:
+        reports = []
+        patch.setattr(detect, "write_report", lambda path, report: reports.append(report))
+        command = ["score", str(tmp_path / "dark"), *model, "--report", str(tmp_path / "r.html")]
+        assert detect.main([*command, "--max-pixels", "256"]) == 0
+        read = reports[0].read
+    assert (read(tmp_path / "dark" / "12.png", 64) == round(1000 * 255 / 4095)).all()
+    Image.new("L", (17, 17)).save(tmp_path / "large.png")
+    with pytest.raises(ImageError, match="more than 256 pixels"):
+        read(tmp_path / "large.png", 64)
+    capsys.readouterr()
     deep_copy(work / "good", tmp_path / "bright", 8)
     assert detect.main(["score", str(tmp_path / "bright"), *model]) == 0
     assert "4095 is white; 100 of them have pixels above it" in capsys.readouterr().out

@@ -165,6 +165,11 @@ def test_a_png_that_follows_the_standard_is_stretched_already(tmp_path):
     np.testing.assert_array_equal(read_image(tmp_path / "a.png", 8), round(3_000 / 4095 * 255))
 
 
+def test_more_significant_bits_than_there_are_mean_all(tmp_path):
+    (tmp_path / "a.png").write_bytes(png(np.full((8, 8), 30_000), 200))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png", 8), round(30_000 / 65535 * 255))
+
+
 def test_black_is_black(tmp_path):
     (tmp_path / "a.png").write_bytes(png(np.zeros((8, 8), int)))
     assert not read_image(tmp_path / "a.png", 8).any()

@@ -8,7 +8,7 @@ from PIL import Image
 
 from transformations import SimpleTransformer, Transformer
 from utils.images import read_image
-from utils.report import Report, histogram, mistakes, response_grid, write_report
+from utils.report import THUMBNAIL, Report, histogram, mistakes, response_grid, write_report
 
 HOSTILE = "\"'><script>alert(1)<img src=x onerror=alert(1)>\n\u202e&amp; $folder \x1b[31m"
 
@@ -107,6 +107,32 @@ def test_nothing_is_loaded_and_no_name_becomes_markup(tmp_path):
     shown = HOSTILE.replace("\n", "\\n").replace("\u202e", "\\u202e").replace("\x1b", "\\x1b")
     assert page.text.count(shown) == 2 + 2 + 2 + 2  # folder, cards, model, skipped file
     assert page.all("figure")[0]["title"].endswith(shown)
+
+
+def test_thumbnails_are_read_as_the_report_says(tmp_path):
+    def read(path, side):
+        sides.append(side)
+        return np.zeros((side, side, 3), np.uint8)
+
+    sides = []
+    written(tmp_path, report(tmp_path, [1.0, 2.0], threshold=0.0, read=read))
+    assert set(sides) == {THUMBNAIL}
+
+
+def test_a_report_that_cannot_be_written_leaves_the_older_one(tmp_path, monkeypatch):
+    def fail(path, *_, **__):
+        path.touch()
+        raise OSError(28, "No space left on device")
+
+    each = report(tmp_path, [1.0, 2.0], threshold=0.0)
+    (tmp_path / "report.html").write_text("old")
+    before = sorted(tmp_path.iterdir())
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", fail)
+        with pytest.raises(OSError, match=r"No space left on device.*report\.html"):
+            write_report(tmp_path / "report.html", each)
+    assert (tmp_path / "report.html").read_text() == "old"
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_an_image_that_is_gone_is_shown_as_it_was_scored(tmp_path):

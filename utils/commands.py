@@ -1,6 +1,7 @@
 """What the commands share: how they end, and how they read numbers."""
 
 import argparse
+import codecs
 import contextlib
 import math
 import os
@@ -22,7 +23,7 @@ def run_command(function: Callable[..., int | None], *arguments, stopped: str = 
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors="escaped")
     raise_on_interrupt()
     try:
         status = function(*arguments) or 0
@@ -35,10 +36,20 @@ def run_command(function: Callable[..., int | None], *arguments, stopped: str = 
         status = _say(f"\n{stopped}", 130)
     try:
         sys.stdout.flush()
-    except OSError:  # said above; Python would try again, and complain, as it ends
+    except OSError:  # Python would try again, and complain, as it ends
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
     return status
+
+
+def _escaped(error):
+    """What an encoding lacks, escaped, but for the line that Keras's progress bars are made of."""
+    if set(error.object[error.start : error.end]) == {"\u2501"}:
+        return "=" * (error.end - error.start), error.end
+    return codecs.backslashreplace_errors(error)
+
+
+codecs.register_error("escaped", _escaped)
 
 
 def _say(text, status):
