@@ -1,4 +1,5 @@
 import re
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ from utils.results import (
     PUBLISHED,
     ResultError,
     Run,
+    find_runs,
     read_details,
     read_runs,
     report,
@@ -17,7 +19,7 @@ from utils.results import (
 )
 
 
-def write(tmp_path, aurocs, method="transformations", recipe="paper", dataset="cifar10", run=0):
+def write(tmp_path, aurocs, recipe="paper", run=0, backend="tensorflow"):
     """Runs with about the AUROC given, by class; returns their true AUROCs."""
     measured = {}
     for class_index, wanted in aurocs.items():
@@ -26,16 +28,18 @@ def write(tmp_path, aurocs, method="transformations", recipe="paper", dataset="c
         scores = rng.normal(size=1000) + normal * wanted * 3
         details = {
             "class_index": class_index,
-            "method": method,
+            "method": "transformations",
             "recipe": recipe,
             "reduced": recipe != "paper",
             "run": run,
             "seconds": {"training": 2.0, "scoring": 1.0},
             "device": "a test",
+            "backend": backend,
+            "precision": "float32",
         }
-        run_ = Run(tmp_path, dataset, method, class_index, run)
-        variants = {"dirichlet": scores, "simplified": scores + rng.normal(size=1000)}
-        measured[class_index] = write_run(run_, normal, variants, details)
+        run_ = Run(tmp_path, "cifar10", "transformations", class_index, run)
+        both = {"dirichlet": scores, "simplified": scores + rng.normal(size=1000)}
+        measured[class_index] = write_run(run_, normal, both, details)
     return measured
 
 
@@ -57,14 +61,14 @@ def test_a_run_holds_scores_curves_and_how_it_was_made(tmp_path):
 
 def test_table_has_mean_sem_published_and_difference(tmp_path):
     runs = [write(tmp_path, {2: 0.5}, run=run)[2]["dirichlet"] for run in range(3)]
-    table = summarise(read_runs(tmp_path, "cifar10"), "cifar10")
-    row = table[table["variant"] == "dirichlet"].iloc[0]
+    table = summarise(read_runs([tmp_path], "cifar10"), "cifar10")
+    row = table[table["score"] == "dirichlet"].iloc[0]
     assert row["class"] == "bird" and row["runs"] == 3
     assert row["measured"] == pytest.approx(100 * np.mean(runs))
     assert row["sem"] == pytest.approx(100 * np.std(runs, ddof=1) / np.sqrt(3))
     assert row["published"] == 78.1 and row["published_sem"] == 0.4
     assert row["difference"] == pytest.approx(100 * np.mean(runs) - 78.1)
-    assert table[table["variant"] == "simplified"]["published"].isna().all()
+    assert table[table["score"] == "simplified"]["published"].isna().all()
 
 
 def test_published_rows_are_of_the_classes_they_name():
@@ -76,12 +80,43 @@ def test_published_rows_are_of_the_classes_they_name():
     assert not published.duplicated(["dataset", "class_index", "method"]).any()
 
 
+def test_runs_of_other_backends_and_folders_have_rows_of_their_own(tmp_path):
+    aurocs = [
+        write(tmp_path / "a", {2: 0.5}),
+        write(tmp_path / "a", {2: 0.7}, run=1, backend="jax"),
+    ]
+    aurocs.append(write(tmp_path / "b", {2: 0.3}))
+    text = report(tmp_path / "a", "cifar10", [tmp_path / "b"])
+    table = pd.read_csv(tmp_path / "a" / "cifar10" / "table.csv").query("score == 'dirichlet'")
+    expected = [100 * each[2]["dirichlet"] for each in (aurocs[1], aurocs[0], aurocs[2])]
+    assert sorted(table["measured"]) == pytest.approx(sorted(expected), abs=1e-3)
+    assert (table["runs"] == 1).all()
+    header = text.splitlines()[0]
+    assert "backend" in header and "folder" in header and "precision" not in header
+    assert "backend" not in report(tmp_path / "b", "cifar10").splitlines()[0]
+
+
+def test_copies_of_runs_are_no_runs(tmp_path):
+    write(tmp_path, {2: 0.5})
+    path = tmp_path / "cifar10" / "cifar10_transformations_2_0.npz"
+    for name in (
+        "copy of run (1)",
+        "cifar10_transformations_2_0 (1)",
+        "cifar10_2_0",
+        "cifar10_x_2",
+    ):
+        shutil.copy(path, path.with_name(f"{name}.npz"))
+    shutil.copy(path, path.with_name(f".{path.name}"))
+    assert find_runs(tmp_path, "cifar10") == [path]
+    assert (summarise(read_runs([tmp_path], "cifar10"), "cifar10")["runs"] == 1).all()
+
+
 def test_average_only_over_all_classes(tmp_path):
     write(tmp_path, dict.fromkeys(range(9), 0.4))
-    table = summarise(read_runs(tmp_path, "cifar10"), "cifar10")
+    table = summarise(read_runs([tmp_path], "cifar10"), "cifar10")
     assert "average" not in set(table["class"])
     write(tmp_path, {9: 0.7})
-    table = summarise(read_runs(tmp_path, "cifar10"), "cifar10").query("variant == 'dirichlet'")
+    table = summarise(read_runs([tmp_path], "cifar10"), "cifar10").query("score == 'dirichlet'")
     last = table.iloc[-1]
     assert last["class"] == "average"
     assert last["measured"] == pytest.approx(table["measured"][:-1].mean())
@@ -91,7 +126,7 @@ def test_average_only_over_all_classes(tmp_path):
 def test_reduced_recipes_stand_apart_and_beside_no_published_number(tmp_path):
     write(tmp_path, {2: 0.5})
     write(tmp_path, {2: 0.1}, recipe="paper, 0.1 epochs", run=1)
-    table = summarise(read_runs(tmp_path, "cifar10"), "cifar10").query("variant == 'dirichlet'")
+    table = summarise(read_runs([tmp_path], "cifar10"), "cifar10").query("score == 'dirichlet'")
     assert table["recipe"].tolist() == ["paper", "paper, 0.1 epochs"]
     assert table["runs"].tolist() == [1, 1]
     assert table["published"].notna().tolist() == [True, False]
@@ -120,13 +155,35 @@ def test_what_is_no_result_is_named(tmp_path):
     np.savez(path, a=1)
     with pytest.raises(ResultError, match="no result"):
         report(tmp_path, "cifar10")
+    with open(path, "wb") as file:
+        np.save(file, np.ones(3))
+    with pytest.raises(ResultError, match="no result"):
+        report(tmp_path, "cifar10")
+
+
+def test_a_run_cut_or_changed_anywhere_is_named(tmp_path):
+    write(tmp_path, {2: 0.5})
+    path = tmp_path / "cifar10" / "cifar10_transformations_2_0.npz"
+    whole = path.read_bytes()
+    for cut in range(0, len(whole), len(whole) // 40):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(ResultError, match=rf"{path.name} is no result .*delete it"):
+            read_details(path)
+    for at in range(0, len(whole), len(whole) // 200):
+        changed = bytearray(whole)
+        changed[at] ^= 255
+        path.write_bytes(changed)
+        try:
+            read_details(path)
+        except ResultError as error:
+            assert path.name in str(error)
 
 
 def test_a_run_of_ten_thousand_images_stays_under_300_kb(tmp_path):
     rng = np.random.default_rng(0)
     normal = np.arange(10_000) < 1_000
-    variants = {name: rng.normal(size=10_000) + normal for name in ("dirichlet", "simplified")}
+    scores = {name: rng.normal(size=10_000) + normal for name in ("dirichlet", "simplified")}
     details = {key: 0 for key in ("class_index", "method", "recipe", "reduced", "run", "device")}
     run = Run(tmp_path, "cifar10", "transformations", 0, 0)
-    write_run(run, normal, variants, details | {"seconds": {}})
+    write_run(run, normal, scores, details | {"seconds": {}})
     assert run.path.stat().st_size < 300_000
