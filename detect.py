@@ -32,7 +32,8 @@ from scipy.stats import beta
 
 from models.recipes import RECIPES
 from models.transformation_detector import SCORES, TransformationDetector
-from utils.commands import number_above_zero, run_command, seed, share, whole_number
+from utils.claims import claim
+from utils.commands import number_above_zero, run_command, seed_number, share, whole_number
 from utils.detector import to_unit_range
 from utils.files import check_writable, replacing
 from utils.images import (
@@ -89,14 +90,15 @@ def fit(options: argparse.Namespace) -> int:
     given = {"epochs": options.epochs, "score_name": options.score}
     settings = RECIPES[options.recipe] | {k: v for k, v in given.items() if v is not None}
     detector = TransformationDetector(**settings, seed=options.seed, verbose=int(not options.quiet))
-    checkpoint = options.output.with_name(f".{options.output.stem}.checkpoint.weights.h5")
+    checkpoint = options.output.with_name(f".{options.output.stem}.checkpoint.keras")
     if checkpoint.exists():
         print(f"going on from {printable(checkpoint)}")
-    detector.fit(training, checkpoint=checkpoint)
-    detector.calibrate(held_out, options.false_alarm_rate)
-    detector.details_ |= {"recipe": options.recipe, "white": folder.white}
-    detector.save(options.output)
-    checkpoint.unlink(missing_ok=True)
+    with claim(options.output):
+        detector.fit(training, checkpoint=checkpoint)
+        detector.calibrate(held_out, options.false_alarm_rate)
+        detector.details_ |= {"recipe": options.recipe, "white": folder.white}
+        detector.save(options.output)
+        checkpoint.unlink(missing_ok=True)
     print(f"{threshold_statement(detector)}\nwrote {printable(options.output)}")
     report_skipped(folder)
     return 0
@@ -328,7 +330,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         help="the share of the images that choose the threshold and are not trained on "
         "(default: 0.2)",
     )
-    add("--seed", type=seed, default=0, help="default: 0")
+    add("--seed", type=seed_number, default=0, help="default: 0")
     command.set_defaults(command=fit)
 
     command = _parser(

@@ -30,8 +30,7 @@ from baselines import METHODS, Method
 from models.recipes import RECIPES
 from utils.backend import backend
 from utils.claims import ClaimedError, claim
-from utils.commands import number_above_zero, run_command, whole_number
-from utils.commands import seed as seed_number
+from utils.commands import number_above_zero, run_command, seed_number, whole_number
 from utils.datasets import DATASETS, load_dataset, random_part
 from utils.device import (
     PRECISIONS,

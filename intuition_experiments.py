@@ -41,8 +41,7 @@ from transformations import SimpleTransformer, TransformationSet, all_transforme
 from utils.backend import backend, input_gradient, keras_defaults
 from utils.batches import batches, epoch_batches, predict
 from utils.claims import claim
-from utils.commands import run_command, whole_number
-from utils.commands import seed as seed_number
+from utils.commands import run_command, seed_number, whole_number
 from utils.datasets import load_dataset
 from utils.device import made_with
 from utils.dirichlet import estimate_alpha, normality_score

@@ -45,8 +45,7 @@ from transformations import TransformationSet, Transformer, TransformLayer, all_
 from utils.backend import backend, keras_defaults
 from utils.batches import predict
 from utils.claims import claim
-from utils.commands import number_above_zero, run_command, whole_number
-from utils.commands import seed as seed_number
+from utils.commands import number_above_zero, run_command, seed_number, whole_number
 from utils.datasets import load_dataset, load_test_images, random_part
 from utils.device import (
     PRECISIONS,
@@ -150,7 +149,7 @@ def trained_network(
     """
     precision = resolve_precision(options.precision)
     network = create_network(x.shape[1:], n_categories, two_headed, options, dtype=precision)
-    name = f"{network.name}_{options.seed}.checkpoint.weights.h5"
+    name = f"{network.name}_{options.seed}.checkpoint.keras"
     path = options.results_dir / "multiclass" / name
     print(f"\n{network.name}, Keras on {backend()}, {device_name()}, {precision}", flush=True)
     with claim(path):

@@ -17,6 +17,7 @@ import numpy as np
 
 from transformations import TransformationSet
 from utils.device import scoring_batch
+from utils.files import replacing
 from utils.settings import whole_number
 
 MAX_ACTIVATIONS = 2**29
@@ -55,11 +56,10 @@ def write_model(path: Path, detector) -> None:
     if hasattr(detector, "calibration_scores_"):
         saved["calibration_scores"] = detector.calibration_scores_.tolist()
         saved["false_alarm_rate"] = detector.false_alarm_rate_
-    partial = path.with_name(f".{path.stem}.part.keras")
-    keras.saving.save_model(detector.network_, partial)
-    with zipfile.ZipFile(partial, "a") as archive:
-        archive.writestr("detector.json", json.dumps(saved))
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        keras.saving.save_model(detector.network_, partial)
+        with zipfile.ZipFile(partial, "a") as archive:
+            archive.writestr("detector.json", json.dumps(saved))
 
 
 def read_model(path: Path, create, precision: str | None = None):
@@ -74,7 +74,7 @@ def read_model(path: Path, create, precision: str | None = None):
                 return _from_archive(archive, path, create, precision)
         except Exception as error:  # zip, JSON, HDF5, NumPy: whatever damage sets off
             raise ValueError(
-                f"{path} is not a saved detector of this project: {error or repr(error)}"
+                f"{path} is not a saved detector of this project: {str(error) or repr(error)}"
             ) from error
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.commands import number_above_zero, run_command, seed, share, whole_number
+from utils.commands import number_above_zero, run_command, seed_number, share, whole_number
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -129,15 +129,15 @@ def test_numbers_that_are_none_are_named_with_what_is_wanted():
         (number_above_zero, "0.5", 0.5),
         (whole_number, "12", 12),
         (share, "0.2", 0.2),
-        (seed, "0", 0),
-        (seed, "2147483647", 2147483647),
+        (seed_number, "0", 0),
+        (seed_number, "2147483647", 2147483647),
     ):
         assert parse(text) == value and type(parse(text)) is type(value)
     for parse, texts, wanted in (
         (number_above_zero, ("abc", "0", "-1", "nan", "inf", ""), "number above 0"),
         (whole_number, ("abc", "0", "-1", "1.5", "1e6"), "whole number above 0"),
         (share, ("20%", "0", "1", "nan", "-0.1"), "number between 0 and 1"),
-        (seed, ("-1", "x", "2147483648"), "whole number from 0 to 2147483647"),
+        (seed_number, ("-1", "x", "2147483648"), "whole number from 0 to 2147483647"),
     ):
         for text in texts:
             with pytest.raises(argparse.ArgumentTypeError) as raised:

@@ -73,7 +73,7 @@ def share(text: str) -> float:
     return _parsed(float, text, lambda value: 0 < value < 1, "number between 0 and 1")
 
 
-def seed(text: str) -> int:
+def seed_number(text: str) -> int:
     """A seed that every random generator takes, for argparse."""
     return _parsed(
         int, text, lambda value: 0 <= value <= MAX_SEED, f"whole number from 0 to {MAX_SEED}"

@@ -54,7 +54,7 @@ class Run:
     @property
     def checkpoint(self) -> Path:
         """Where the run keeps its training's state until it is finished."""
-        return self.path.with_suffix(".checkpoint.weights.h5")
+        return self.path.with_suffix(".checkpoint.keras")
 
 
 def find_runs(results_dir: str | os.PathLike, dataset: str) -> list[Path]:

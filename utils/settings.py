@@ -74,5 +74,5 @@ def _shown(value):
     return repr(value.item() if isinstance(value, np.generic) else value)
 
 
-SEED = optional(whole_number(0, 2**31 - 2))
+SEED = optional(whole_number(0, 2**31 - 1))
 """A seed that NumPy and Keras take, or None for a random one."""

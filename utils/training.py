@@ -1,16 +1,18 @@
 """Training on (image, transformation) pairs that can be stopped at any step and gone on with."""
 
+import json
 import os
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-import h5py
 import keras
 import numpy as np
 from keras import ops
 
 from utils.batches import pair_batches
+from utils.files import replacing
 from utils.progress import TrainingProgress
 
 
@@ -68,7 +70,7 @@ def check_finite(model: keras.Model, steps: int, learning_rate: float) -> None:
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """Training's state in one file of Keras's own format: weights, optimiser, steps done, seconds.
+    """Training's state in one Keras archive: weights, optimiser, steps done, and seconds.
 
     The optimiser's step count is the position in the shuffle. The file is replaced, never
     rewritten, so it is whole whenever the process dies. It is written after each epoch and, within
@@ -91,9 +93,10 @@ class Checkpoint(keras.callbacks.Callback):
         if self.path is None or not self.path.exists():
             return 0
         try:
-            with h5py.File(self.path) as file:
-                fingerprint, seconds = file.attrs["fingerprint"], float(file.attrs["seconds"])
-        except (OSError, KeyError, ValueError) as error:
+            with zipfile.ZipFile(self.path) as archive:
+                state = json.loads(archive.read("training.json"))
+            fingerprint, seconds = state["fingerprint"], float(state["seconds"])
+        except Exception as error:  # zip, zlib, JSON: whatever damage sets off
             raise self._damaged(error) from error
         if fingerprint != self.fingerprint:
             raise ValueError(
@@ -102,14 +105,15 @@ class Checkpoint(keras.callbacks.Callback):
             )
         try:
             model.load_weights(self.path)
-        except Exception as error:  # HDF5, Keras, NumPy: whatever damage sets off
+        except Exception as error:  # HDF5, Keras, NumPy
             raise self._damaged(error) from error
         self.seconds = seconds
         self._started = time.perf_counter()
         return int(model.optimizer.iterations)
 
     def _damaged(self, error):
-        return ValueError(f"{self.path} is damaged ({error}); delete it to start again")
+        reason = str(error) or repr(error)
+        return ValueError(f"{self.path} is damaged ({reason}); delete it to start again")
 
     def on_train_batch_end(self, batch, logs=None):
         if self.path is not None and time.perf_counter() - self._saved >= self.every:
@@ -125,9 +129,8 @@ class Checkpoint(keras.callbacks.Callback):
         self._started = self._saved = now
         if self.path is None:
             return
-        partial = self.path.with_name(f".{self.path.name}.part.weights.h5")
-        model.save_weights(partial)
-        with h5py.File(partial, "a") as file:
-            file.attrs["fingerprint"] = self.fingerprint
-            file.attrs["seconds"] = self.seconds
-        os.replace(partial, self.path)
+        state = {"fingerprint": self.fingerprint, "seconds": self.seconds}
+        with replacing(self.path) as partial:
+            keras.saving.save_model(model, partial)
+            with zipfile.ZipFile(partial, "a") as archive:
+                archive.writestr("training.json", json.dumps(state))
