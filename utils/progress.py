@@ -16,9 +16,12 @@ class _Lines(tqdm):
         self.fp.write(f"{self if msg is None else msg}\n")
         self.fp.flush()
 
+    def close(self):
+        self.disable = True  # the end needs no line
+
 
 def progress(iterable=None, description: str = "", *, unit: str, verbose: int = 1, **more):
-    """A tqdm bar on standard error; where that is no terminal, a line a minute and one at the end.
+    """A tqdm bar on standard error; where that is no terminal, a line a minute.
 
     verbose: 0 shows nothing. more: tqdm's arguments.
     """
