@@ -131,9 +131,10 @@ def one_by_one(todo: list[Run], data, options: argparse.Namespace) -> Iterator[O
 def in_workers(todo: list[Run], options: argparse.Namespace) -> Iterator[Outcome]:
     """The runs, several at once, each in a process of its own."""
     from utils.jobs import run_jobs  # Dask, which takes a second to load
+    from utils.startup import load_keras
 
     start, tasks = time.perf_counter(), [(run, options) for run in todo]
-    results = run_jobs(in_worker, tasks, options.jobs, options.scheduler)
+    results = run_jobs(in_worker, tasks, options.jobs, options.scheduler, load_keras)
     for done, ((run, _), result) in enumerate(results, start=1):
         if isinstance(result, OSError):
             raise result

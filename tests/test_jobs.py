@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dask.distributed import LocalCluster
 
 from utils import jobs
 
@@ -14,7 +15,8 @@ from utils import jobs
 def whereabouts(seconds):
     """This process, its cores and its GPU; with time for another process to take a task too."""
     signal.sigtimedwait([signal.SIGUSR1], seconds)
-    return os.getpid(), os.sched_getaffinity(0), os.environ.get("CUDA_VISIBLE_DEVICES")
+    cores = tuple(sorted(os.sched_getaffinity(0)))
+    return os.getpid(), cores, os.environ.get("CUDA_VISIBLE_DEVICES")
 
 
 def die_once(folder, number):
@@ -26,8 +28,11 @@ def die_once(folder, number):
     return number**2
 
 
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
+def one_of_several(first, *more):
+    """`whereabouts`, `die_once`, or death whenever it is tried: tasks of one function."""
+    if first == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return die_once(first, *more) if more else whereabouts(first)
 
 
 needs_two_cores = pytest.mark.skipif(
@@ -36,29 +41,24 @@ needs_two_cores = pytest.mark.skipif(
 
 
 @needs_two_cores
-def test_each_process_has_its_own_cores_and_gpu(monkeypatch):
+def test_each_process_has_its_own_cores_and_gpu_and_a_lost_one_is_replaced(monkeypatch, tmp_path):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, 5")
-    found = list(jobs.run_jobs(whereabouts, [(0.3,)] * 4, jobs=2))
-    processes = {pid: (cores, gpu) for pid, cores, gpu in found}
-    assert len(processes) == 2 and os.getpid() not in processes
-    (some, gpu), (others, other_gpu) = processes.values()
-    assert {gpu, other_gpu} == {"3", "5"}
-    assert not some & others and some | others == os.sched_getaffinity(0)
-    assert abs(len(some) - len(others)) <= 1
-
-
-@needs_two_cores
-def test_a_lost_process_has_its_task_run_again(tmp_path, capsys):
-    tasks = [(str(tmp_path), number) for number in range(5)]
-    assert sorted(jobs.run_jobs(die_once, tasks, jobs=2)) == [0, 1, 4, 9, 16]
-    assert (tmp_path / "2").read_text() == "started\n" * 2
-    assert "is run again" in capsys.readouterr().err
-
-
-@needs_two_cores
-def test_a_task_that_always_kills_its_process_ends_in_an_error(capsys):
-    with pytest.raises(ValueError, match=r"died 3 times .* fewer --jobs"):
-        list(jobs.run_jobs(die, [()], jobs=2))
+    tasks = [(0.5,)] * 4 + [(str(tmp_path), number) for number in range(5)] + [("die", "die")]
+    found = list(jobs.run_jobs(one_of_several, tasks, jobs=2))
+    assert sorted(map(repr, tasks)) == sorted(repr(task) for task, _ in found)
+    places = {result for task, result in found if len(task) == 1}
+    processes = {pid: (cores, gpu) for pid, cores, gpu in places}
+    assert len({pid for pid in processes}) >= 2 and os.getpid() not in processes
+    assert {gpu for _, gpu in processes.values()} == {"3", "5"}
+    shares = {gpu: cores for cores, gpu in processes.values()}
+    assert not set(shares["3"]) & set(shares["5"])
+    assert {*shares["3"], *shares["5"]} == os.sched_getaffinity(0)
+    squares = {task[1]: result for task, result in found if task[0] == str(tmp_path)}
+    assert squares == {number: number**2 for number in range(5)}
+    # twice, or more where the process of its result died before that was fetched
+    assert (tmp_path / "2").read_text().count("started") >= 2
+    (error,) = [result for task, result in found if task == ("die", "die")]
+    assert isinstance(error, Exception)
 
 
 def test_more_jobs_than_cores_are_refused():
@@ -95,38 +95,29 @@ def test_two_experiments_at_once_are_the_same_as_one_after_another(tmp_path, cap
             with np.load(path) as file:
                 scores.append(file["scores_hindsight"])
         np.testing.assert_allclose(*scores, rtol=1e-9)
-    options = experiments.parse_arguments(arguments)
-    run = experiments.Run(tmp_path / "two", "digits", "raw_ocsvm", 4, 0)
-    assert experiments.run_in_worker(run, options) == "raw_ocsvm, 4, run 0: already done"
-
-
-def test_dask_needs_a_scheduler():
-    with pytest.raises(ValueError, match="needs --scheduler"):
-        next(jobs.run_jobs(whereabouts, [(0,)], 1, "dask"))
 
 
 @pytest.fixture(scope="module")
 def cluster():
-    distributed = pytest.importorskip("dask.distributed", reason="Dask is not installed")
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as it:
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as it:
         yield it
 
 
 def test_a_dask_cluster_runs_the_tasks_and_a_lost_workers_again(cluster, tmp_path):
     address = cluster.scheduler_address
-    found = list(jobs.run_jobs(whereabouts, [(0.5,)] * 6, 1, "dask", address))
+    found = [place for _, place in jobs.run_jobs(whereabouts, [(0.5,)] * 6, 1, address)]
     assert len({pid for pid, *_ in found}) == 2 and os.getpid() not in {pid for pid, *_ in found}
     tasks = [(str(tmp_path), number) for number in range(5)]
-    assert sorted(jobs.run_jobs(die_once, tasks, 1, "dask", address)) == [0, 1, 4, 9, 16]
+    squares = [square for _, square in jobs.run_jobs(die_once, tasks, 1, address)]
+    assert sorted(squares) == [0, 1, 4, 9, 16]
     assert (tmp_path / "2").read_text() == "started\n" * 2
 
 
 def test_a_dask_worker_of_two_threads_is_refused():
-    distributed = pytest.importorskip("dask.distributed", reason="Dask is not installed")
     with (
-        distributed.LocalCluster(
-            n_workers=1, threads_per_worker=2, processes=False, dashboard_address=":0"
+        LocalCluster(
+            n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None
         ) as cluster,
         pytest.raises(ValueError, match="--nthreads 1"),
     ):
-        next(jobs.run_jobs(whereabouts, [(0,)], 1, "dask", cluster.scheduler_address))
+        next(jobs.run_jobs(whereabouts, [(0,)], 1, cluster.scheduler_address))

@@ -24,13 +24,18 @@ for long without a word is not taken for lost."""
 
 
 def run_jobs(
-    function: Callable, tasks: list[tuple], jobs: int, scheduler: str | None = None
+    function: Callable,
+    tasks: list[tuple],
+    jobs: int,
+    scheduler: str | None = None,
+    prepare: Callable[[], object] = lambda: None,
 ) -> Iterator[tuple[tuple, object]]:
     """Yields (task, function(*task)) for every task, in the order in which they finish.
 
     jobs: so many processes on this machine, each with its share of the processor cores and one of
-    the GPUs, which they share where there are fewer. scheduler: the address of a Dask cluster,
-    whose workers take the tasks instead; they see the cores and GPUs that they were started with:
+    the GPUs, which they share where there are fewer; each calls prepare() first. scheduler: the
+    address of a Dask cluster, whose workers take the tasks instead; they see the cores and GPUs
+    that they were started with:
 
         PYTHONPATH=. dask scheduler
         PYTHONPATH=. CUDA_VISIBLE_DEVICES=0 dask worker tcp://HOST:8786 --nthreads 1
@@ -41,11 +46,15 @@ def run_jobs(
     Raises ValueError for more jobs than cores, and for a cluster that is not there or whose workers
     run several tasks in one process or cannot import this project.
     """
-    with dask.config.set(DASK), _cluster(scheduler) if scheduler else _processes(jobs) as client:
+    with (
+        dask.config.set(DASK),
+        _cluster(scheduler) if scheduler else _processes(jobs, prepare) as client,
+    ):
         futures = {client.submit(function, *task, pure=False): task for task in tasks}
-        for future in as_completed(futures):
+        for future in as_completed(list(futures)):
+            task = futures.pop(future)  # nothing holds it: it is not computed again elsewhere
             error = future.exception()
-            yield futures[future], future.result() if error is None else error
+            yield task, future.result() if error is None else error
 
 
 @contextlib.contextmanager
@@ -73,7 +82,7 @@ def _cluster(scheduler):
 
 
 @contextlib.contextmanager
-def _processes(jobs):
+def _processes(jobs, prepare):
     cores = processor_cores()
     if jobs > len(cores):
         raise ValueError(f"--jobs {jobs} is more than the {len(cores)} processor cores")
@@ -83,15 +92,15 @@ def _processes(jobs):
         Client(cluster) as client,
     ):
         shares = [part.tolist() for part in np.array_split(cores, jobs)]
-        client.register_plugin(_Share(shares, visible_gpus()))
+        client.register_plugin(_Share(shares, visible_gpus(), prepare))
         yield client
 
 
 class _Share(WorkerPlugin):
     """Gives each worker process, whenever it starts, its own cores and GPU."""
 
-    def __init__(self, shares, gpus):
-        self.shares, self.gpus = shares, gpus
+    def __init__(self, shares, gpus, prepare):
+        self.shares, self.gpus, self.prepare = shares, gpus, prepare
 
     def setup(self, worker):
         number = int(worker.name)
@@ -106,6 +115,7 @@ class _Share(WorkerPlugin):
         if 0 < len(self.gpus) < len(self.shares):  # none is to reserve all of a shared GPU's memory
             os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
             os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+        self.prepare()
 
 
 def visible_gpus() -> list[str]:
