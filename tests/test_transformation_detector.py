@@ -302,7 +302,7 @@ class Watched(keras.callbacks.Callback):
 def test_training_that_was_killed_goes_on_as_the_unbroken(
     optimizer, fours, tmp_path, small_network, monkeypatch
 ):
-    """13 steps of 3 epochs of 10: within an epoch, after its checkpoint.
+    """7 steps of 2 epochs of 10: within an epoch, after its checkpoint.
 
     Equal bits of all that the next steps depend on; what they compute is equal but for rounding.
     """
@@ -315,24 +315,27 @@ def test_training_that_was_killed_goes_on_as_the_unbroken(
     original = utils.training.pair_batches
     monkeypatch.setattr(utils.training, "pair_batches", pair_batches)
     checkpoint = tmp_path / "run.weights.h5"
-    unbroken, resumed = Watched(13, checkpoint), Watched(13)
+    left = tmp_path / "left.weights.h5"
+    unbroken, resumed = Watched(7, checkpoint), Watched(7)
     rates = []
-    for file, watched in ((checkpoint, unbroken), (tmp_path / "left.weights.h5", resumed)):
+    for file, watched, every in ((checkpoint, unbroken, 0), (left, resumed, 100)):
         fed.append([])
         detector = TransformationDetector(
-            **SMALL | {"optimizer": optimizer}, epochs=3, batch_size=64
+            **SMALL | {"optimizer": optimizer}, epochs=2, batch_size=64
         )
         counter = Counter()
         detector.fit(
-            fours[:80], checkpoint=file, checkpoint_seconds=0, callbacks=[watched, counter]
+            fours[:80], checkpoint=file, checkpoint_seconds=every, callbacks=[watched, counter]
         )
         rates.append(float(watched.model.optimizer.learning_rate))
-    assert counter.steps == 30 - 13
+    assert counter.steps == 20 - 7
     assert len(unbroken.state) == len(resumed.state)
     for one, other in zip(unbroken.state, resumed.state, strict=True):
         np.testing.assert_array_equal(one, other)
-    pairs, left = map(np.concatenate, fed)
-    np.testing.assert_array_equal(left, pairs[13 * 64 :])
+    pairs, pairs_left = map(np.concatenate, fed)
+    epochs = [epoch_pairs(80, 8, seed=0, epoch=epoch) for epoch in range(2)]
+    np.testing.assert_array_equal(pairs, np.concatenate(epochs))
+    np.testing.assert_array_equal(pairs_left, pairs[7 * 64 :])
     assert rates[0] == pytest.approx(rates[1])
 
 
