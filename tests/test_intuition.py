@@ -1,4 +1,5 @@
 import functools
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -15,12 +16,16 @@ from utils.dirichlet import estimate_alpha
 
 @pytest.fixture(scope="module")
 def threes(digits):
-    return digits.x_train[digits.y_train == 3].astype("float32") / 255
+    return digits.x_train[digits.y_train == 3][:, ::2, ::2]
 
 
 @pytest.fixture(scope="module")
 def network(threes):
-    return experiment.train_network(threes, SimpleTransformer(), epochs=30)
+    return experiment.train_network(unit(threes), SimpleTransformer(), epochs=40)
+
+
+def unit(x):
+    return x.astype("float32") / 255
 
 
 @pytest.mark.parametrize("sigma", [0.28, 0.5, 1.3])
@@ -68,19 +73,17 @@ def test_the_ascent_takes_the_steps_that_its_docstring_says():
 
 
 def test_the_ascent_raises_the_score(network, digits):
-    zeros = digits.x_test[digits.y_test == 0][:6].astype("float32") / 255
+    zeros = unit(digits.x_test[digits.y_test == 0][:6, ::2, ::2])
     simple = SimpleTransformer()
-    found = experiment.ascend(network, zeros, simple, steps=40)
+    found = experiment.ascend(network, zeros, simple, steps=20)
     before, after = (
         simplified_score(experiment.log_responses(network, x, simple)) for x in (zeros, found)
     )
     assert (after > before).all() and after.mean() > before.mean() + 0.1
-    alone = experiment.ascend(network, zeros[2:3], simple, steps=40)
-    np.testing.assert_allclose(alone[0], found[2], atol=1e-3)
 
 
 def test_the_network_tells_threes_transformations_apart(network, threes):
-    log_p = experiment.log_responses(network, threes, SimpleTransformer())
+    log_p = experiment.log_responses(network, unit(threes), SimpleTransformer())
     assert log_p.shape == (len(threes), 8, 8)
     np.testing.assert_allclose(np.exp(log_p).sum(-1), 1)
     assert (log_p.argmax(-1) == np.arange(8)).mean() > 0.6
@@ -95,8 +98,12 @@ def data_dir(tmp_path):
     return tmp_path
 
 
-def test_a_run_measures_the_test_images_of_both_digits(digits, monkeypatch):
-    """Both AUROCs, again from the network that the run trained."""
+def test_a_run_measures_the_test_images_of_both_digits(threes, monkeypatch):
+    """Both AUROCs, again from the network that the run trained; flipped threes are the eights."""
+    normal = threes[90:]
+    x_train, x_test = threes[:90], np.concatenate([normal, normal[:, :, ::-1]])
+    y_train, y_test = np.full(90, 3), np.repeat([3, 8], len(normal))
+    data = SimpleNamespace(x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
     kept = []
 
     def train(*arguments, **settings):
@@ -106,14 +113,10 @@ def test_a_run_measures_the_test_images_of_both_digits(digits, monkeypatch):
     train_network = experiment.train_network
     monkeypatch.setattr(experiment, "train_network", train)
     pair = TransformationSet([(False, 0, 0, 0), (True, 0, 0, 0)])
-    row = experiment.run_pair(digits, 3, 8, pair, epochs=20, seed=0)
+    row = experiment.run_pair(data, 3, 8, pair, epochs=40, seed=0)
     responses = [
-        experiment.log_responses(kept[0], x.astype("float32") / 255, pair)
-        for x in (
-            digits.x_train[digits.y_train == 3],
-            digits.x_test[digits.y_test == 3],
-            digits.x_test[digits.y_test == 8],
-        )
+        experiment.log_responses(kept[0], unit(x), pair)
+        for x in (x_train, normal, normal[:, :, ::-1])
     ]
     simplified = [np.exp(each[:, [0, 1], [0, 1]]).mean(1) for each in responses]
     alpha = estimate_alpha(np.exp(responses[0]).mean(0), responses[0].mean(0))

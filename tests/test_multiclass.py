@@ -1,5 +1,6 @@
 import argparse
 import json
+import shutil
 
 import keras
 import numpy as np
@@ -8,6 +9,7 @@ from scipy.special import softmax
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 import multiclass_experiment as experiment
+import utils.training
 from models.wide_residual_network import create_two_headed_wide_residual_network
 from transformations import SimpleTransformer
 from utils.datasets import DatasetError, load_test_images
@@ -72,76 +74,136 @@ def test_every_image_once_an_epoch_under_a_transformation_of_its_own():
     assert np.mean((one % 72)[np.argsort(one // 72)] == (two % 72)[np.argsort(two // 72)]) < 0.1
 
 
-def two_headed(seed=0):
-    return create_two_headed_wide_residual_network(
-        (16, 16, 1), 10, 8, depth=10, final_activation=None, seed=seed
-    )
-
-
 class History(keras.callbacks.Callback):
-    def __init__(self, stop_after=None):
+    def __init__(self):
         super().__init__()
-        self.logs, self.stop_after = [], stop_after
+        self.logs = []
 
     def on_epoch_end(self, epoch, logs=None):
         self.logs.append(dict(logs))
-        if epoch + 1 == self.stop_after:
-            raise KeyboardInterrupt
 
 
-def test_both_heads_learn(digits):
-    network, history = two_headed(), History()
-    experiment.train_network(
-        network,
-        digits.x_train,
-        digits.y_train,
-        SimpleTransformer(),
-        epochs=8,
-        batch_size=64,
-        callbacks=[history],
-        verbose=0,
+def glyphs(n, seed):
+    """Noisy images that look different under all of the simple set; every other is a negative."""
+    x = np.random.default_rng(seed).integers(0, 60, (n, 8, 8, 1), dtype=np.uint8)
+    x[:, 1:7, 1:3] += 150
+    x[:, 1:3, 3:5] += 150
+    x[1::2] = 255 - x[1::2]
+    return x, np.arange(n) % 2
+
+
+def test_both_heads_learn():
+    network = create_two_headed_wide_residual_network(
+        (8, 8, 1), 2, 8, depth=10, final_activation=None, seed=0
     )
+    x, y = glyphs(128, seed=100)
+    history = History()
+    settings = {"epochs": 8, "batch_size": 32, "callbacks": [history], "verbose": 0}
+    experiment.train_network(network, x, y, SimpleTransformer(), **settings)
     losses = [logs["loss"] for logs in history.logs]
     assert losses[-1] < 0.6 * losses[0]
     assert history.logs[-1]["categories_accuracy"] > 0.7
     assert history.logs[-1]["transformations_accuracy"] > 0.6
-    assert experiment.accuracy(network, digits.x_test, digits.y_test) > 0.6
+    x, y = glyphs(48, seed=1)
+    assert experiment.accuracy(network, x, y) > 0.7
+    applied = np.arange(48) // 6
+    moved = SimpleTransformer().transform_batch(x, applied)
+    logits = network(2 * (moved.astype("float32") / 255) - 1)["transformations"]
+    assert np.mean(keras.ops.convert_to_numpy(logits).argmax(1) == applied) > 0.6
 
 
-def test_resumed_training_ends_with_the_weights_of_the_unbroken(digits, tmp_path):
-    x, y = digits.x_train[:150], digits.y_train[:150]
+def small_two_headed(seed):
+    """One convolution and two heads, quickly built and trained."""
+    layers, seeds = keras.layers, [keras.initializers.GlorotUniform(seed + i) for i in range(3)]
+    images = keras.Input((8, 8, 1))
+    x = layers.Conv2D(4, 3, use_bias=False, kernel_initializer=seeds[0])(images)
+    x = layers.Flatten()(layers.ReLU()(layers.BatchNormalization()(x)))
+    categories = layers.Dense(2, kernel_initializer=seeds[1])(x)
+    transformations = layers.Dense(8, kernel_initializer=seeds[2])(x)
+    heads = {"categories": categories, "transformations": transformations}
+    return keras.Model(images, heads, name="two_headed")
 
-    def train(network, **settings):
+
+class Watched(keras.callbacks.Callback):
+    """A training's state after a step, and what an end at that time would leave of a checkpoint."""
+
+    def __init__(self, step, checkpoint=None):
+        super().__init__()
+        self.step, self.checkpoint, self.state, self.steps = step, checkpoint, None, 0
+
+    def on_train_begin(self, logs=None):
+        self.keep()
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.steps += 1
+        if self.keep() and self.checkpoint:
+            shutil.copy(self.checkpoint, self.checkpoint.with_name("left.weights.h5"))
+
+    def keep(self):
+        optimizer = self.model.optimizer
+        if int(optimizer.iterations) != self.step:
+            return False
+        variables = [*self.model.variables, *optimizer.variables]
+        self.state = [keras.ops.convert_to_numpy(each).copy() for each in variables]
+        return True
+
+
+def test_resumed_training_goes_on_as_the_unbroken(tmp_path, monkeypatch):
+    """Equal bits of all that the next steps depend on; what they compute is so but for rounding."""
+    fed = []
+
+    def pair_batches(x, pairs, *arguments):
+        fed[-1].append(pairs)
+        return original(x, pairs, *arguments)
+
+    original = utils.training.pair_batches
+    monkeypatch.setattr(utils.training, "pair_batches", pair_batches)
+    x, y = glyphs(150, seed=100)
+    settings = {"batch_size": 32, "verbose": 0}
+    checkpoint, left = tmp_path / "run.weights.h5", tmp_path / "left.weights.h5"
+    watched, rates = [Watched(3, checkpoint), Watched(3)], []
+    for seed, file, every in ((0, checkpoint, 0), (1, left, 100)):
+        watch = watched[seed]
+        fed.append([])
+        network = small_two_headed(seed)
         experiment.train_network(
-            network, x, y, SimpleTransformer(), batch_size=32, verbose=0, **settings
+            network,
+            x,
+            y,
+            SimpleTransformer(),
+            epochs=2,
+            checkpoint=file,
+            checkpoint_seconds=every,
+            callbacks=[watch],
+            **settings,
         )
-        return network.get_weights()
-
-    unbroken = train(two_headed(), epochs=3)
-    checkpoint = tmp_path / "run.checkpoint.weights.h5"
-    with pytest.raises(KeyboardInterrupt):
-        train(two_headed(), epochs=3, checkpoint=checkpoint, callbacks=[History(stop_after=2)])
-    history = History()
-    resumed = train(two_headed(seed=9), epochs=3, checkpoint=checkpoint, callbacks=[history])
-    assert len(history.logs) == 1
-    for one, other in zip(resumed, unbroken, strict=True):
+        rates.append(float(watch.model.optimizer.learning_rate))
+    assert [watch.steps for watch in watched] == [10, 10 - 3]
+    for one, other in zip(watched[0].state, watched[1].state, strict=True):
         np.testing.assert_array_equal(one, other)
+    pairs, pairs_left = map(np.concatenate, fed)
+    epochs = [experiment.random_pairs(150, 8, 0, epoch) for epoch in range(2)]
+    np.testing.assert_array_equal(pairs, np.concatenate(epochs))
+    np.testing.assert_array_equal(pairs_left, pairs[3 * 32 :])
+    assert rates[0] == pytest.approx(rates[1])
     with pytest.raises(ValueError, match="checkpoint of a training with other settings"):
-        train(two_headed(), epochs=4, checkpoint=checkpoint)
+        experiment.train_network(
+            network, x, y, SimpleTransformer(), epochs=4, checkpoint=left, **settings
+        )
 
 
 def test_a_network_of_categories_alone_is_trained_on_augmented_images(digits):
     transformations = experiment.augmentations()
     assert len(transformations) == 2 * 9 * 9
     assert {(t.flip, t.k) for t in transformations.transformations} == {(False, 0), (True, 0)}
-    network = experiment.create_network((16, 16, 1), 10, False, OPTIONS, dtype="float32")
+    network = experiment.create_network((8, 8, 1), 10, False, OPTIONS, dtype="float32")
     history = History()
     experiment.train_network(
         network,
-        digits.x_train[:300],
-        digits.y_train[:300],
+        digits.x_train[:100, ::2, ::2],
+        digits.y_train[:100],
         transformations,
-        epochs=2,
+        epochs=1,
         batch_size=50,
         callbacks=[history],
         verbose=0,
@@ -156,12 +218,12 @@ OPTIONS = argparse.Namespace(depth=10, widen_factor=1, seed=0)
 
 
 def test_scores_are_the_mean_probability_of_the_right_transformation():
-    x = np.random.default_rng(0).integers(0, 256, (11, 32, 32, 3), dtype=np.uint8)
-    network = experiment.create_network((32, 32, 3), 10, True, OPTIONS, dtype="float32")
+    x = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
+    network = experiment.create_network((16, 16, 3), 10, True, OPTIONS, dtype="float32")
     transformations = experiment.two_headed_transformations()
-    expected = np.zeros(11)
+    expected = np.zeros(3)
     for t in range(72):
-        moved = transformations.transform_batch(x, np.full(11, t))
+        moved = transformations.transform_batch(x, np.full(3, t))
         logits = network(2 * (moved.astype("float32") / 255) - 1)["transformations"]
         expected += softmax(keras.ops.convert_to_numpy(logits), axis=1)[:, t] / 72
     scores = experiment.simplified_scores(network, x)

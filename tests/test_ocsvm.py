@@ -237,48 +237,69 @@ def test_scikit_learns_checks(check, detector):
 
 @pytest.fixture(scope="module")
 def cae():
-    return CAEOCSVM(epochs=2.5, batch_size=32, **QUIET).fit(blobs(64, 3))
-
-
-def test_cae_separates_an_obvious_anomaly(cae):
-    x = np.concatenate([blobs(20, 3, seed=1), blobs(20, 11, seed=1)])
-    normal = np.arange(40) < 20
-    assert auroc(normal, cae.score_in_hindsight(x, normal)["hindsight_exact"]) > 0.9
-
-
-def test_cae_is_scikit_learn_on_the_tanh_code(cae):
-    x_test = blobs(9, 6, seed=1)
-    codes, test_codes = (
-        cae.encoder_.predict(pixels(x).reshape(x.shape), verbose=0).astype(float)
-        for x in (blobs(64, 3), x_test)
-    )
-    assert codes.shape == (64, 256)
-    assert np.abs(cae.encoder_.predict(np.full((1, 16, 16, 1), 1e6), verbose=0)).max() <= 1
-    expected = OneClassSVM(nu=0.1).fit(codes).decision_function(test_codes)
-    np.testing.assert_allclose(cae.score_samples(x_test), expected, rtol=1e-3, atol=1e-4)
-
-
-def test_cae_trains_for_a_fraction_of_an_epoch_and_repeats_itself(cae):
-    settings = {"epochs": 2.5, "batch_size": 32, **QUIET}
-    x = blobs(12, 6, seed=1)
-    again = CAEOCSVM(**settings).fit(blobs(64, 3)).score_samples(x)
-    np.testing.assert_allclose(again, cae.score_samples(x), rtol=1e-4, atol=1e-5)
-    for change in ({"seed": 1}, {"epochs": 3}):
-        other = CAEOCSVM(**settings | change).fit(blobs(64, 3)).score_samples(x)
-        assert np.abs(other - again).max() > 1e-3
-
-
-def test_cae_learns_to_reconstruct(monkeypatch):
+    """Trained on images that are bright on the left, and the decoder of its training."""
     decoders, decoder = [], ocsvm.convolutional_decoder
 
     def kept(*args, **settings):
         decoders.append(decoder(*args, **settings))
         return decoders[-1]
 
-    monkeypatch.setattr(ocsvm, "convolutional_decoder", kept)
-    x = blobs(64, 3)
-    encoder = CAEOCSVM(epochs=8, batch_size=16, **QUIET).fit(x).encoder_
+    settings = {"representation_dim": 16, "epochs": 4, "batch_size": 16, **QUIET}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ocsvm, "convolutional_decoder", kept)
+        return CAEOCSVM(**settings).fit(halves(64, seed=100)), decoders[0]
+
+
+def halves(n, seed):
+    x = np.random.default_rng(seed).integers(0, 60, (n, 8, 8, 1), dtype=np.uint8)
+    x[:, :, :4] += 150
+    return x
+
+
+def test_cae_tells_images_from_their_mirror_images(cae):
+    x = halves(20, seed=1)
+    scores = cae[0].score_samples(np.concatenate([x, x[:, :, ::-1]]))
+    assert scores[:20].min() > scores[20:].max()
+
+
+def test_cae_is_scikit_learn_on_the_tanh_code(cae):
+    cae, _ = cae
+    x_test = np.random.default_rng(1).integers(0, 256, (9, 8, 8, 1), dtype=np.uint8)
+    codes, test_codes = (
+        cae.encoder_.predict(pixels(x).reshape(x.shape), verbose=0).astype(float)
+        for x in (halves(64, seed=100), x_test)
+    )
+    assert codes.shape == (64, 16)
+    assert np.abs(cae.encoder_.predict(np.full((1, 8, 8, 1), 1e6), verbose=0)).max() <= 1
+    expected = OneClassSVM(nu=0.1).fit(codes).decision_function(test_codes)
+    np.testing.assert_allclose(cae.score_samples(x_test), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_cae_learns_to_reconstruct(cae):
+    cae, decoder = cae
+    x = halves(64, seed=100)
     x = pixels(x).reshape(x.shape)
-    reconstructed = decoders[0](encoder(x, training=True), training=True)
+    reconstructed = decoder(cae.encoder_(x, training=True), training=True)
     reconstructed = keras.ops.convert_to_numpy(reconstructed)
-    assert np.mean((reconstructed - x) ** 2) < 0.5 * x.var()
+    assert np.mean((reconstructed - x) ** 2) < 0.6 * x.var()
+
+
+def test_cae_trains_for_a_fraction_of_an_epoch_and_a_seed_repeats_it(monkeypatch):
+    """Equal weights to begin with and equal batches: what follows differs by rounding alone."""
+    trainings = []
+
+    def record(model, x, batches, *_, targets, **__):
+        assert targets
+        trainings.append((model.get_weights(), batches))
+
+    monkeypatch.setattr(ocsvm, "fit_network", record)
+    settings = {"epochs": 2.5, "batch_size": 32, **QUIET}
+    for change in ({}, {}, {"seed": 1}, {"epochs": 3}):
+        detector = CAEOCSVM(**settings | change).fit(halves(64, seed=100))
+        assert detector.encoder_.output_shape == (None, 256)
+    (weights, batches), *others = trainings
+    weights_equal = [all(map(np.array_equal, weights, other)) for other, _ in others]
+    batches_equal = [all(map(np.array_equal, batches, other)) for _, other in others]
+    assert weights_equal == [True, False, True]
+    assert batches_equal == [True, False, True]  # as far as the shorter goes
+    assert [len(batches) for _, batches in trainings] == [5, 5, 5, 6]
