@@ -24,7 +24,6 @@ import os
 import subprocess
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from unittest import mock
 
 import keras
@@ -105,8 +104,7 @@ def measure(precision: str, options: argparse.Namespace) -> None:
 
 def compiled_trainer(detector: TransformationDetector, jit_compile: bool | None = None):
     """The detector's untrained model on [images, t], compiled as `fit` compiles it."""
-    detector.image_shape_, detector.image_dtype_ = (32, 32, 3), "uint8"
-    detector.settings_ = SimpleNamespace(**detector.check_settings())
+    detector._begin((32, 32, 3), "uint8")
     detector._build()
     detector._compile_trainer(WARM_UP + STEPS, use_xla() if jit_compile is None else jit_compile)
     return detector._trainer_

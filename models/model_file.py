@@ -9,7 +9,6 @@ import json
 import os
 import zipfile
 from pathlib import Path
-from types import SimpleNamespace
 
 import h5py
 import keras
@@ -88,9 +87,8 @@ def _from_archive(archive, path, create, precision):
         settings["transformations"] = TransformationSet(settings["transformations"])
     detector = create(**settings)
     detector.precision = precision or detector.precision
-    detector.settings_ = SimpleNamespace(**detector.check_settings())
-    detector.image_shape_ = tuple(whole_number()("image_shape", n) for n in saved["image_shape"])
-    detector.image_dtype_ = saved["image_dtype"]
+    shape = [whole_number()("image_shape", n) for n in saved["image_shape"]]
+    detector._begin(shape, saved["image_dtype"])
     _check_size(detector, archive.getinfo("model.weights.h5").file_size)
     detector._build()
     _check_weights(archive, detector.network_)

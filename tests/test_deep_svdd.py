@@ -28,11 +28,11 @@ def test_components_near_0_are_pushed_away():
 class Recorded(DeepSVDD):
     """Keeps what each of the two trainings starts from."""
 
-    def _fit(self, model, x, epochs, fine_tuning, description):
+    def _fit_model(self, model, x, epochs, fine_tuning, description):
         code = numpy(model.encoder(to_unit_range(x), training=False))
         self.starts.append((epochs, model.encoder.get_weights(), code))
         self.losses.append([mean_loss(model, x)])
-        super()._fit(model, x, epochs, fine_tuning, description)
+        super()._fit_model(model, x, epochs, fine_tuning, description)
         self.losses[-1].append(mean_loss(model, x))
         self.ends.append(model.encoder.get_weights())
         self.rates.append(numpy(model.optimizer.learning_rate))
@@ -74,7 +74,7 @@ def test_tells_fours_from_noise_starting_from_the_autoencoder(digits):
 
 
 def test_only_kernels_are_trained(digits):
-    encoder, decoder = DeepSVDD()._lenet(digits.x_train[:4])
+    encoder, decoder = prepared(DeepSVDD())._lenet(digits.x_train[:4])
     for variable in encoder.trainable_variables + decoder.trainable_variables:
         assert variable.path.endswith("kernel")
     shapes = [tuple(variable.shape) for variable in encoder.trainable_variables]

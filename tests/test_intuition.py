@@ -9,9 +9,9 @@ from scipy.ndimage import gaussian_filter as scipy_gaussian_filter
 from scipy.special import softmax
 
 import intuition_experiments as experiment
-from models.transformation_detector import simplified_score
 from transformations import SimpleTransformer, TransformationSet
 from utils.dirichlet import estimate_alpha
+from utils.scores import simplified_score
 
 
 @pytest.fixture(scope="module")

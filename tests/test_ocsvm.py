@@ -103,8 +103,8 @@ def test_the_chosen_settings_are_the_best_and_the_scores_are_theirs(problem, fit
         ("hindsight_exact", reference[1], (detector.nu_exact_, detector.gamma_exact_)),
     ):
         np.testing.assert_allclose(scores[name], values[setting], rtol=1e-4, atol=1e-6)
-    assert detector.found_["nu"] == detector.nu_
-    np.testing.assert_allclose(detector.found_["auroc_grid_exact"], detector.auroc_grid_exact_)
+    assert detector.record_["nu"] == detector.nu_
+    np.testing.assert_allclose(detector.record_["auroc_grid_exact"], detector.auroc_grid_exact_)
 
 
 def test_without_hindsight_it_is_scikit_learn_at_nu_0_1_and_its_default_gamma(problem, fitted):
@@ -113,7 +113,7 @@ def test_without_hindsight_it_is_scikit_learn_at_nu_0_1_and_its_default_gamma(pr
     detector, scores = fitted
     np.testing.assert_allclose(detector.score_samples(x_test), expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(scores["default"], detector.score_samples(x_test))
-    assert list(detector.score_variants(x_test)) == ["own"]
+    assert list(detector.scores(x_test)) == ["own"]
 
 
 def test_hindsight_takes_labels_by_name_and_nothing_else(problem, fitted):
@@ -125,7 +125,7 @@ def test_hindsight_takes_labels_by_name_and_nothing_else(problem, fitted):
         with pytest.raises(ValueError, match="expected bool of shape"):
             detector.score_in_hindsight(x_test, wrong)
     again = RawOCSVM(**QUIET).fit(problem[0])
-    assert not hasattr(again, "nu_") and list(again.found_) == ["gamma_default"]
+    assert not hasattr(again, "nu_") and list(again.record_) == ["gamma_default"]
 
 
 def test_fitting_again_forgets_hindsight_and_threshold(problem):

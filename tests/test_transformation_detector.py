@@ -14,14 +14,11 @@ from scipy.special import logsumexp
 
 import models.transformation_detector
 import utils.training
-from models.transformation_detector import (
-    TransformationDetector,
-    epoch_pairs,
-    simplified_score,
-)
+from models.transformation_detector import TransformationDetector, epoch_pairs
 from transformations import TransformationSet
 from utils.dirichlet import estimate_alpha, normality_score
 from utils.metrics import auroc
+from utils.scores import simplified_score
 
 SMALL = {
     "transformations": "simple",
@@ -48,7 +45,7 @@ def tested(digits):
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    return tmp_path_factory.mktemp("training") / "fours.weights.h5"
+    return tmp_path_factory.mktemp("training") / "fours.checkpoint.keras"
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +56,11 @@ def detector(fours, checkpoint):
 @pytest.fixture(scope="module")
 def rotation_detector(fours, detector, checkpoint):
     """The same network: the checkpoint is that of the end of the training."""
-    settings = SMALL | {"score": "rotation", "scored": "unflipped", "alpha_images": 30}
+    settings = SMALL | {
+        "score_name": "rotation",
+        "scored_transformations": "unflipped",
+        "alpha_images": 30,
+    }
     counter = Counter()
     rotation_detector = TransformationDetector(**settings, epochs=4)
     rotation_detector.fit(fours, checkpoint=checkpoint, callbacks=[counter])
@@ -98,7 +99,7 @@ class Counter(keras.callbacks.Callback):
 
 def test_tells_fours_from_turned_ones(detector, rotation_detector, tested):
     x, normal = tested
-    scores = detector.score_variants(x) | {"unflipped": rotation_detector.score_samples(x)}
+    scores = detector.scores(x) | {"unflipped": rotation_detector.score_samples(x)}
     for name in ("dirichlet", "simplified", "rotation", "unflipped"):
         assert auroc(normal, scores[name]) > 0.9
 
@@ -119,7 +120,7 @@ def test_scores_follow_from_the_networks_logits(detector, tested, fours):
     alpha = estimate_alpha(np.exp(log_p).mean(0), log_p.mean(0))
     np.testing.assert_allclose(detector.alpha_, alpha, rtol=1e-3)
     log_p = responses(tested[0])
-    scores = detector.score_variants(tested[0])
+    scores = detector.scores(tested[0])
     expected = normality_score(detector.alpha_, log_p)
     np.testing.assert_allclose(scores["dirichlet"], expected, rtol=1e-3)
     expected = [np.mean([np.exp(one[i, i]) for i in range(8)]) for one in log_p]
@@ -132,7 +133,7 @@ def test_the_rotation_score_is_the_dirichlet_score_of_summed_responses(
 ):
     """From the (flip, rotation) responses of the same network, scored under all transformations."""
     x, _ = tested
-    found = rotation_detector.score_variants(x)
+    found = rotation_detector.scores(x)
     assert list(found) == ["rotation", "dirichlet", "simplified"]
 
     chosen = np.sort(np.random.default_rng(0).choice(len(fours), 30, replace=False))
@@ -160,10 +161,10 @@ def test_unflipped_images_are_half_the_work(rotation_detector, detector):
 def test_without_rotations_there_is_no_rotation_score(fours, small_network):
     pair = TransformationSet([(False, 0, 0, 0), (True, 0, 0, 0)])
     with pytest.raises(ValueError, match="needs transformations with different rotations"):
-        TransformationDetector(pair, score="rotation").fit(fours)
+        TransformationDetector(pair, score_name="rotation").fit(fours)
     detector = TransformationDetector(**SMALL | {"transformations": pair}, epochs=0.5)
     detector.fit(fours[:20])
-    assert list(detector.score_variants(fours[:3])) == ["dirichlet", "simplified"]
+    assert list(detector.scores(fours[:3])) == ["dirichlet", "simplified"]
 
 
 def test_scores_do_not_depend_on_what_is_scored_along(detector, digits):
@@ -211,14 +212,15 @@ def test_samples_are_independent_of_the_number_of_images(fours, n, samples, step
     counter = Counter()
     detector.fit(fours[:n], callbacks=[counter])
     assert counter.steps == steps
-    assert detector.training_samples(n) == detector.found_["training_samples"] == samples
+    assert detector.training_samples(n) == detector.record_["training_samples"] == samples
     assert detector.details_["epochs"] == samples / (8 * n)
 
 
 def test_defaults_are_the_papers():
     for side, depth, widen, shift in ((32, 10, 4, 8), (64, 16, 8, 16)):
         detector = TransformationDetector(precision="float32")
-        detector._build((side, side, 3), "uint8")
+        detector._begin((side, side, 3), "uint8")
+        detector._build()
         assert detector.network_.name == f"wrn_{depth}_{widen}"
         assert detector.transformer_.n_transforms == 72
         assert detector.transformer_.transformations[4].ty == -shift
@@ -234,7 +236,7 @@ def test_saved_and_loaded_scores_are_equal_bit_for_bit(name, tested, tmp_path, r
     assert [file.name for file in tmp_path.iterdir()] == ["fours.keras"]
     loaded = TransformationDetector.load(path)
     x, _ = tested
-    expected, found = detector.score_variants(x), loaded.score_variants(x)
+    expected, found = detector.scores(x), loaded.scores(x)
     for name in expected:
         np.testing.assert_array_equal(found[name], expected[name])
     assert loaded.get_settings() == detector.get_settings()
@@ -314,7 +316,7 @@ def test_training_that_was_killed_goes_on_as_the_unbroken(
 
     original = utils.training.pair_batches
     monkeypatch.setattr(utils.training, "pair_batches", pair_batches)
-    checkpoint = tmp_path / "run.weights.h5"
+    checkpoint = tmp_path / "run.checkpoint.keras"
     left = tmp_path / "left.weights.h5"
     unbroken, resumed = Watched(7, checkpoint), Watched(7)
     rates = []
@@ -340,9 +342,11 @@ def test_training_that_was_killed_goes_on_as_the_unbroken(
 
 
 def test_a_checkpoint_of_other_settings_is_refused(fours, tmp_path, small_network):
-    checkpoint = tmp_path / "run.weights.h5"
+    checkpoint = tmp_path / "run.checkpoint.keras"
     TransformationDetector(**SMALL, epochs=0.1).fit(fours[:20], checkpoint=checkpoint)
-    with pytest.raises(ValueError, match=r"run\.weights\.h5 is the checkpoint of .*delete it"):
+    with pytest.raises(
+        ValueError, match=r"run\.checkpoint\.keras is the checkpoint of .*delete it"
+    ):
         TransformationDetector(**SMALL, epochs=0.2).fit(fours[:20], checkpoint=checkpoint)
 
 
@@ -363,7 +367,7 @@ def test_memory_while_scoring_does_not_grow_with_the_images(detector):
         (np.zeros((16, 16, 1), np.uint8), r"shape \(n, h, w, c\)"),
         (np.zeros((2, 16, 16, 1), np.int32), "int32, expected uint8"),
         (np.full((2, 16, 16, 1), 255.0), "must lie in"),
-        (np.full((2, 16, 16, 1), np.nan), "must lie in"),
+        (np.full((2, 16, 16, 1), np.nan), "hold NaN"),
         (np.zeros((2, 16, 12, 1), np.uint8), "square"),
     ],
 )
@@ -376,15 +380,18 @@ def test_images_that_make_no_sense_are_named(x, message):
     "settings, message",
     [
         ({"transformations": "all"}, "transformations is 'all', expected one of full, simple"),
-        ({"score": "best"}, "score is 'best'"),
-        ({"scored": "some"}, "scored is 'some', expected one of all, unflipped"),
+        ({"score_name": "best"}, "score_name is 'best'"),
+        (
+            {"scored_transformations": "some"},
+            "scored_transformations is 'some', expected one of all, unflipped",
+        ),
         ({"alpha_images": 0}, "alpha_images is 0"),
         ({"samples": -1}, "samples is -1"),
         ({"optimizer": "sgd"}, "optimizer is 'sgd', expected one of adam, muon"),
         ({"schedule": "cosine"}, "schedule is 'cosine'"),
-        ({"epochs": 0}, "epochs is 0, expected a positive number"),
+        ({"epochs": 0}, "epochs is 0, expected a number above 0"),
         ({"batch_size": -1}, "batch_size is -1"),
-        ({"precision": "half"}, "precision 'half'"),
+        ({"precision": "half"}, "precision is 'half'"),
         ({"depth": 12}, "depth 12"),
     ],
 )

@@ -51,18 +51,14 @@ class Detector(OutlierMixin, BaseEstimator, ABC):
         training diverges.
         """
         x = check_images(x)
-        settings = self.check_settings()
+        self._begin(x.shape[1:], x.dtype.name)
         if x.dtype != np.uint8 and x.min() >= 0:
             warnings.warn(
                 f"all pixels lie in {x.min():.3g} to {x.max():.3g}, half of the range [-1, 1] that "
                 "float images have here: if they are bytes / 255, pass 2 * x - 1, or the bytes",
                 stacklevel=2,
             )
-        self._unfit()
         try:
-            self.settings_ = SimpleNamespace(**settings)
-            self.image_shape_, self.image_dtype_ = x.shape[1:], x.dtype.name
-            self.seconds_, self.record_ = {}, {}
             with keras_defaults():
                 self._fit(x, **how)
         except BaseException:
@@ -164,6 +160,14 @@ class Detector(OutlierMixin, BaseEstimator, ABC):
         if settings.get("seed", 0) is None:
             settings["seed"] = int(np.random.SeedSequence().generate_state(1)[0] // 2)
         return settings
+
+    def _begin(self, image_shape, image_dtype):
+        """Forgets what was learnt; sets what is known before the work. ValueError as `fit`."""
+        settings = self.check_settings()
+        self._unfit()
+        self.settings_ = SimpleNamespace(**settings)
+        self.image_shape_, self.image_dtype_ = tuple(image_shape), image_dtype
+        self.seconds_, self.record_ = {}, {}
 
     def _unfit(self):
         """Forgets what was learnt: the attributes that end in an underscore."""
