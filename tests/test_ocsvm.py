@@ -244,7 +244,7 @@ def cae():
         decoders.append(decoder(*args, **settings))
         return decoders[-1]
 
-    settings = {"representation_dim": 16, "epochs": 4, "batch_size": 16, **QUIET}
+    settings = {"representation_dim": 16, "epochs": 8, "batch_size": 16, **QUIET}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ocsvm, "convolutional_decoder", kept)
         return CAEOCSVM(**settings).fit(halves(64, seed=100)), decoders[0]
@@ -281,7 +281,7 @@ def test_cae_learns_to_reconstruct(cae):
     x = pixels(x).reshape(x.shape)
     reconstructed = decoder(cae.encoder_(x, training=True), training=True)
     reconstructed = keras.ops.convert_to_numpy(reconstructed)
-    assert np.mean((reconstructed - x) ** 2) < 0.6 * x.var()
+    assert np.mean((reconstructed - x) ** 2) < 0.5 * x.var()
 
 
 def test_cae_trains_for_a_fraction_of_an_epoch_and_a_seed_repeats_it(monkeypatch):
