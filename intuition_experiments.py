@@ -122,7 +122,9 @@ def train_network(
     labels = np.repeat(np.arange(k), len(x))
     x = transformations.transform_batch(np.tile(x, (k, 1, 1, 1)), labels)
     order = epoch_batches(len(x), batch_size, epochs, seed)
-    network.fit(batches(len(order), lambda i: (x[order[i]], labels[order[i]])), verbose=0)
+    network.fit(
+        batches(len(order), lambda i: (x[order[i]], labels[order[i]])), verbose=0, shuffle=False
+    )
     return network
 
 

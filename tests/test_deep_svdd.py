@@ -74,7 +74,9 @@ def test_tells_fours_from_noise_starting_from_the_autoencoder(digits):
 
 
 def test_only_kernels_are_trained(digits):
-    encoder, decoder = prepared(DeepSVDD())._lenet(digits.x_train[:4])
+    detector = DeepSVDD()
+    detector._begin((16, 16, 1), "uint8")
+    encoder, decoder = detector._lenet(digits.x_train[:4])
     for variable in encoder.trainable_variables + decoder.trainable_variables:
         assert variable.path.endswith("kernel")
     shapes = [tuple(variable.shape) for variable in encoder.trainable_variables]

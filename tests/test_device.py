@@ -12,7 +12,8 @@ from utils import device
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def test_precision_names():
+def test_precision_names(monkeypatch):
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     assert device.resolve_precision("float32") == "float32"
     assert device.resolve_precision("mixed_bfloat16") == "mixed_bfloat16"
     with pytest.raises(ValueError, match="'float16' is not one of auto, float32"):
@@ -20,19 +21,34 @@ def test_precision_names():
 
 
 @pytest.mark.parametrize(
-    "flags, gpu, expected",
+    "flags, isa, gpu, expected",
     [
-        ("fpu avx2 avx512f", None, "float32"),
-        ("fpu avx2 avx512f avx512_bf16", None, "mixed_bfloat16"),
-        ("fpu avx2", {"name": "A100", "compute_capability": (8, 0)}, "mixed_bfloat16"),
-        ("fpu avx512_bf16", {"name": "V100", "compute_capability": (7, 0)}, "float32"),
+        ("fpu avx2 avx512f", None, None, "float32"),
+        ("fpu avx2 avx512f avx512_bf16", None, None, "mixed_bfloat16"),
+        ("fpu avx2 avx512f avx512_bf16", "DEFAULT", None, "mixed_bfloat16"),
+        ("fpu avx2 avx512f avx512_bf16", "AVX512_CORE_BF16", None, "mixed_bfloat16"),
+        ("fpu avx2 avx512f avx512_bf16", "AVX512_CORE", None, "float32"),
+        ("fpu avx2 avx512f avx512_bf16 amx_bf16", "AVX2", None, "float32"),
+        ("fpu avx2", None, {"name": "A100", "compute_capability": (8, 0)}, "mixed_bfloat16"),
+        ("fpu avx512_bf16", None, {"name": "V100", "compute_capability": (7, 0)}, "float32"),
     ],
 )
-def test_auto_takes_bfloat16_only_where_it_is_native(monkeypatch, flags, gpu, expected):
+def test_auto_takes_bfloat16_only_where_it_is_native(monkeypatch, flags, isa, gpu, expected):
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    if isa is not None:
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", isa)
     monkeypatch.setattr(device, "_cpuinfo", lambda field: flags)
     monkeypatch.setattr(device, "_gpu", lambda: gpu)
     monkeypatch.setattr(device, "backend", lambda: "tensorflow")
     assert device.resolve_precision("auto") == expected
+
+
+def test_bfloat16_that_onednn_would_abort_on_is_refused(monkeypatch):
+    monkeypatch.setattr(device, "_gpu", lambda: None)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    with pytest.raises(ValueError, match="ONEDNN_MAX_CPU_ISA=AVX2 in the environment forbids"):
+        device.resolve_precision("mixed_bfloat16")
+    assert device.resolve_precision("auto") == "float32"
 
 
 def test_how_numbers_are_made_is_told_without_package_names(monkeypatch):

@@ -178,7 +178,7 @@ def test_the_command_draws_the_figure(data_dir, capsys, monkeypatch):
         (["--transformations", "0,0,0,7"], "0,0,0,7"),
         (["--transformations", "0,0,0,2"], "goes with --normal"),
         (["--transformations", "0,28,0,0"], "smaller translations"),
-        (["--seeds", "0"], "at least 1"),
+        (["--seeds", "0"], "argument --seeds: '0' is no whole number above 0"),
         (["--sigma", "0"], "--sigma is 0.0"),
     ],
 )

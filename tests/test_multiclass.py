@@ -13,6 +13,7 @@ import utils.training
 from models.wide_residual_network import create_two_headed_wide_residual_network
 from transformations import SimpleTransformer
 from utils.datasets import DatasetError, load_test_images
+from utils.device import resolve_precision
 from utils.optimizers import SGD
 
 # ------------------------------------------------------------------------------------- optimiser
@@ -137,7 +138,7 @@ class Watched(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         self.steps += 1
         if self.keep() and self.checkpoint:
-            shutil.copy(self.checkpoint, self.checkpoint.with_name("left.weights.h5"))
+            shutil.copy(self.checkpoint, self.checkpoint.with_name("left.checkpoint.keras"))
 
     def keep(self):
         optimizer = self.model.optimizer
@@ -160,7 +161,7 @@ def test_resumed_training_goes_on_as_the_unbroken(tmp_path, monkeypatch):
     monkeypatch.setattr(utils.training, "pair_batches", pair_batches)
     x, y = glyphs(150, seed=100)
     settings = {"batch_size": 32, "verbose": 0}
-    checkpoint, left = tmp_path / "run.weights.h5", tmp_path / "left.weights.h5"
+    checkpoint, left = tmp_path / "run.checkpoint.keras", tmp_path / "left.checkpoint.keras"
     watched, rates = [Watched(3, checkpoint), Watched(3)], []
     for seed, file, every in ((0, checkpoint, 0), (1, left, 100)):
         watch = watched[seed]
@@ -247,11 +248,11 @@ def data_dir(tmp_path):
 def test_the_command_trains_scores_and_reports_once(data_dir, capsys):
     command = ["--depth", "10", "--widen-factor", "1", "--epochs", "2", "--limit-test", "5"]
     command += ["--data-dir", str(data_dir), "--results-dir", str(data_dir), "--verbose", "0"]
-    assert experiment.main([*command, "--precision", "mixed_bfloat16"]) == 0
+    assert experiment.main(command) == 0
     path = data_dir / "multiclass" / "tiny_imagenet_wrn_10_1_0.npz"
     arrays, details = experiment.read_result(path)
     np.testing.assert_array_equal(arrays["normal"], [True] * 5 + [False] * 5)
-    assert details["precision"] == "mixed_bfloat16"
+    assert details["precision"] == resolve_precision("auto")
     assert details["settings"]["odin"] == {"temperature": 1000, "perturbation": 0.0014}
     table = capsys.readouterr().out
     for method in experiment.METHODS:
@@ -319,4 +320,4 @@ def test_other_test_images(data_dir, tmp_path):
 def test_what_makes_no_sense_is_named(option, capsys):
     with pytest.raises(SystemExit):
         experiment.main([option, "0"])
-    assert f"{option} is 0" in capsys.readouterr().err
+    assert f"argument {option}: '0' is no" in capsys.readouterr().err

@@ -197,10 +197,10 @@ def test_degenerate_training_sets_give_finite_scores(x):
     ("settings", "message"),
     [
         ({"nu": 0}, "nu is 0"),
-        ({"nu_grid": (0.5, 1.5)}, "nu is 1.5"),
+        ({"nu_grid": (0.5, 1.5)}, "nu_grid is 1.5"),
         ({"nu_grid": ()}, "nu_grid is empty"),
         ({"gamma": "auto"}, "gamma is 'auto'"),
-        ({"gamma_grid": (1, -2.0)}, "gamma is -2.0"),
+        ({"gamma_grid": (1, -2.0)}, "gamma_grid is -2.0"),
         ({"max_train": 0}, "max_train is 0"),
     ],
 )

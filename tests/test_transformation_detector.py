@@ -289,7 +289,7 @@ class Watched(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         if self.keep() and self.checkpoint:
-            shutil.copy(self.checkpoint, self.checkpoint.with_name("left.weights.h5"))
+            shutil.copy(self.checkpoint, self.checkpoint.with_name("left.checkpoint.keras"))
 
     def keep(self):
         optimizer = self.model.optimizer
@@ -317,7 +317,7 @@ def test_training_that_was_killed_goes_on_as_the_unbroken(
     original = utils.training.pair_batches
     monkeypatch.setattr(utils.training, "pair_batches", pair_batches)
     checkpoint = tmp_path / "run.checkpoint.keras"
-    left = tmp_path / "left.weights.h5"
+    left = tmp_path / "left.checkpoint.keras"
     unbroken, resumed = Watched(7, checkpoint), Watched(7)
     rates = []
     for file, watched, every in ((checkpoint, unbroken, 0), (left, resumed, 100)):
@@ -385,6 +385,9 @@ def test_images_that_make_no_sense_are_named(x, message):
             {"scored_transformations": "some"},
             "scored_transformations is 'some', expected one of all, unflipped",
         ),
+        ({"depth": 0}, "depth is 0"),
+        ({"widen_factor": 0}, "widen_factor is 0"),
+        ({"batch_size": 2.5}, r"batch_size is 2\.5, expected a whole number"),
         ({"alpha_images": 0}, "alpha_images is 0"),
         ({"samples": -1}, "samples is -1"),
         ({"optimizer": "sgd"}, "optimizer is 'sgd', expected one of adam, muon"),

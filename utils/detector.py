@@ -52,7 +52,7 @@ class Detector(OutlierMixin, BaseEstimator, ABC):
         """
         x = check_images(x)
         self._begin(x.shape[1:], x.dtype.name)
-        if x.dtype != np.uint8 and x.min() >= 0:
+        if x.dtype != np.uint8 and x.min() >= 0 < x.max():
             warnings.warn(
                 f"all pixels lie in {x.min():.3g} to {x.max():.3g}, half of the range [-1, 1] that "
                 "float images have here: if they are bytes / 255, pass 2 * x - 1, or the bytes",

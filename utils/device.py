@@ -14,21 +14,32 @@ PRECISIONS = ("auto", "float32", "mixed_bfloat16")
 def resolve_precision(precision: str) -> str:
     """The dtype policy for `precision`: "auto" takes bfloat16 only where the device computes it.
 
-    Raises ValueError for a name not in PRECISIONS.
+    Raises ValueError for a name not in PRECISIONS, and for bfloat16 where the environment rules out
+    the instructions that it takes.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
-    if precision != "auto":
-        return precision
-    return "mixed_bfloat16" if _computes_bfloat16() else "float32"
+    if precision == "auto":
+        return "mixed_bfloat16" if _computes_bfloat16() else "float32"
+    isa = os.environ.get("ONEDNN_MAX_CPU_ISA", "")
+    if precision == "mixed_bfloat16" and isa.startswith(("SSE", "AVX2")) and _gpu() is None:
+        raise ValueError(  # oneDNN would abort the process
+            f"precision 'mixed_bfloat16' needs AVX-512, which ONEDNN_MAX_CPU_ISA={isa} in the "
+            "environment forbids: unset it, or choose float32"
+        )
+    return precision
 
 
 def _computes_bfloat16() -> bool:
+    """Whether the device has instructions for bfloat16, and its library may use them."""
     gpu = _gpu()
     if gpu is not None:
         return gpu["compute_capability"] >= (8, 0)
-    # oneDNN, under TensorFlow and PyTorch, has bfloat16 kernels for these; XLA on CPU has none.
-    return backend() != "jax" and bool({"avx512_bf16", "amx_bf16"} & set(_cpuinfo("flags").split()))
+    if backend() == "jax":  # XLA has no kernels of it for a CPU; oneDNN, of the others, has
+        return False
+    isa = os.environ.get("ONEDNN_MAX_CPU_ISA", "DEFAULT")
+    allowed = isa in ("DEFAULT", "ALL") or any(part in isa for part in ("BF16", "AMX", "AVX10"))
+    return allowed and bool({"avx512_bf16", "amx_bf16"} & set(_cpuinfo("flags").split()))
 
 
 def _gpu() -> dict | None:

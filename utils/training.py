@@ -80,6 +80,8 @@ class Checkpoint(keras.callbacks.Callback):
     def __init__(self, path: str | os.PathLike | None, every: float, fingerprint: str):
         super().__init__()
         self.path = None if path is None else Path(path)
+        if self.path is not None and self.path.suffix != ".keras":
+            raise ValueError(f"{path} must end in .keras: a checkpoint is a Keras archive")
         self.every = every
         self.fingerprint = fingerprint
         self.seconds = 0.0
