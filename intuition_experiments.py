@@ -47,6 +47,7 @@ from utils.device import made_with
 from utils.dirichlet import estimate_alpha, normality_score
 from utils.files import replacing
 from utils.metrics import auroc
+from utils.optimizers import Adam
 from utils.scores import simplified_score
 
 IDENTITY, FLIP = (False, 0, 0, 0), (True, 0, 0, 0)
@@ -118,7 +119,7 @@ def train_network(
     keras.utils.set_random_seed(seed)
     k = len(transformations)
     network = create_network(x.shape[1:], k)
-    network.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    network.compile(Adam(), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     labels = np.repeat(np.arange(k), len(x))
     x = transformations.transform_batch(np.tile(x, (k, 1, 1, 1)), labels)
     order = epoch_batches(len(x), batch_size, epochs, seed)

@@ -10,6 +10,7 @@ from baselines.deep import TRAINING_CHECKS, DeepBaseline
 from models.encoders_decoders import convolutional_decoder, convolutional_encoder
 from utils.backend import backend, input_gradient
 from utils.device import use_xla
+from utils.optimizers import Adam
 from utils.settings import number, optional, whole_number
 
 
@@ -121,7 +122,7 @@ class WassersteinGAN(keras.Model):
             _GeneratorTrainer(critic, generator, noise),
         ]
         for trainer, network in zip(self.trainers, (critic, generator), strict=True):
-            adam = keras.optimizers.Adam(settings.learning_rate, beta_1=0.0, beta_2=0.9)
+            adam = Adam(settings.learning_rate, beta_1=0.0, beta_2=0.9)
             adam.build(network.trainable_variables)
             trainer.compile(adam)
         self.compile(optimizer=None, jit_compile=use_xla())

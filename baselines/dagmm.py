@@ -11,6 +11,7 @@ from baselines.deep import TRAINING_CHECKS, DeepBaseline
 from models.encoders_decoders import convolutional_decoder, convolutional_encoder
 from utils.batches import epoch_batches
 from utils.device import use_xla
+from utils.optimizers import Adam
 from utils.settings import number, whole_number
 
 TINY = 1e-6
@@ -67,7 +68,7 @@ class DAGMM(DeepBaseline):
     def _train(self, x: np.ndarray) -> keras.Model:
         settings = self.settings_
         network = _Network(x.shape[1:], settings)
-        network.compile(keras.optimizers.Adam(settings.learning_rate), jit_compile=use_xla())
+        network.compile(Adam(settings.learning_rate), jit_compile=use_xla())
         batches = epoch_batches(len(x), settings.batch_size, settings.epochs, settings.seed)
         self._fit_network(network, x, batches, "DAGMM")
         return network

@@ -11,6 +11,7 @@ from models.layers import BatchNormalization
 from utils.batches import epoch_batches
 from utils.detector import to_unit_range
 from utils.device import use_xla
+from utils.optimizers import Adam
 from utils.settings import number, optional, whole_number
 
 FINE_TUNING = 100 / 250
@@ -84,7 +85,7 @@ class DeepSVDD(DeepBaseline):
             [round((1 - fine_tuning) * len(batches))],
             [settings.learning_rate, settings.learning_rate / 10],
         )
-        model.compile(keras.optimizers.Adam(rate), jit_compile=use_xla())
+        model.compile(Adam(rate), jit_compile=use_xla())
         self._fit_network(model, x, batches, description)
 
     def _lenet(self, x):

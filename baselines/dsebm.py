@@ -11,6 +11,7 @@ from models.encoders_decoders import convolutional_encoder
 from utils.backend import input_gradient
 from utils.batches import epoch_batches
 from utils.device import use_xla
+from utils.optimizers import Adam
 from utils.settings import number, whole_number
 
 
@@ -51,7 +52,7 @@ class DSEBM(DeepBaseline):
         energy = EnergyModel(x.shape[1:], settings.representation_dim, seed=settings.seed)
         energy.compile(jit_compile=use_xla())
         denoiser = Denoiser(energy, settings.noise, settings.seed)
-        adam = keras.optimizers.Adam(settings.learning_rate)
+        adam = Adam(settings.learning_rate)
         denoiser.compile(adam, "mse", jit_compile=use_xla())
         batches = epoch_batches(len(x), settings.batch_size, settings.epochs, settings.seed)
         self._fit_network(denoiser, x, batches, "DSEBM", targets=True)

@@ -29,6 +29,7 @@ from utils.batches import epoch_batches, predict
 from utils.detector import Detector, to_unit_range
 from utils.device import use_xla
 from utils.metrics import auroc
+from utils.optimizers import Adam
 from utils.progress import progress
 from utils.settings import SEED, number, optional, several, whole_number
 
@@ -285,7 +286,7 @@ class CAEOCSVM(_OneClassSVM):
         decoder = convolutional_decoder(shape, code, seed=settings.seed + 1)
         images = keras.Input(shape)
         autoencoder = keras.Model(images, decoder(self.encoder_(images)))
-        adam = keras.optimizers.Adam(settings.learning_rate)
+        adam = Adam(settings.learning_rate)
         autoencoder.compile(adam, "mse", jit_compile=use_xla())
         fit_network(
             autoencoder,

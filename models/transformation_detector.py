@@ -27,14 +27,14 @@ from utils.backend import keras_defaults
 from utils.detector import Detector, NotFittedError
 from utils.device import PRECISIONS, made_with, resolve_precision, scoring_batch, use_xla
 from utils.dirichlet import estimate_alpha, normality_score
-from utils.optimizers import Muon
+from utils.optimizers import Adam, Muon
 from utils.progress import progress
 from utils.scores import rotation_responses, simplified_score
 from utils.settings import SEED, choice, number, optional, whole_number
 from utils.training import Checkpoint, fit_pairs
 
 SCORES = ("dirichlet", "simplified", "rotation")
-OPTIMIZERS = {"adam": keras.optimizers.Adam, "muon": Muon}
+OPTIMIZERS = {"adam": Adam, "muon": Muon}
 
 
 def _transformations(name, value):

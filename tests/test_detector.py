@@ -268,7 +268,8 @@ def test_a_search_over_settings_in_a_pipeline(labelled):
     pipeline = make_pipeline(FunctionTransformer(lambda x: x[:, ::2, ::2]), Mean())
     grid = {"mean__power": np.array([1.0, 2.0, -1.0])}
     search = GridSearchCV(pipeline, grid, scoring="roc_auc", cv=3)
-    with pytest.warns(exceptions.FitFailedWarning, match=r"power is -1\.0"):
+    failed = pytest.warns(exceptions.FitFailedWarning, match=r"power is -1\.0")
+    with failed, pytest.warns(UserWarning, match="non-finite"):
         search.fit(x, y)
     assert np.isfinite(search.best_score_) and search.best_params_["mean__power"] > 0
     assert np.isfinite(search.decision_function(x)).all()

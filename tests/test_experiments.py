@@ -10,7 +10,9 @@ import pandas as pd
 import pytest
 
 import experiments
+import models.transformation_detector
 from baselines import METHODS, Method
+from tests.conftest import create_small_network
 from utils.detector import Detector
 from utils.device import PRECISIONS, peak_memory, reset_peak_memory
 from utils.results import read_details
@@ -54,7 +56,7 @@ def run(tmp_path, *arguments):
     return experiments.main([*arguments, *QUICK, "--results-dir", str(tmp_path)])
 
 
-def test_runs_tables_and_nothing_twice(tmp_path, capsys):
+def test_runs_tables_and_nothing_twice(tmp_path, capsys, small_network):
     assert run(tmp_path, "--classes", "4,0", "--runs", "2") == 0
     files = sorted((tmp_path / "digits").glob("*.npz"))
     expected = [f"digits_transformations_{c}_{r}.npz" for c in (0, 4) for r in (0, 1)]
@@ -75,7 +77,7 @@ def test_runs_tables_and_nothing_twice(tmp_path, capsys):
     assert before == {file: file.stat().st_mtime_ns for file in files}
 
 
-def test_the_seed_decides_the_scores(tmp_path):
+def test_the_seed_decides_the_scores(tmp_path, small_network):
     for folder, seed in (("a", 0), ("b", 0), ("c", 1)):
         run(tmp_path / folder, "--classes", "3", "--seed", str(seed))
     scores = []
@@ -89,7 +91,9 @@ def test_the_seed_decides_the_scores(tmp_path):
 
 KILL = """
 import os, signal, sys
-import experiments, utils.files
+import experiments, models.transformation_detector, utils.files
+from tests.conftest import create_small_network
+models.transformation_detector.create_wide_residual_network = create_small_network
 from models.transformation_detector import TransformationDetector
 
 def kill(*_, **__):
@@ -113,13 +117,18 @@ experiments.main(sys.argv[2:])
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
     folder = tmp_path_factory.mktemp("unbroken")
-    run(folder, "--classes", "6")
+    with pytest.MonkeyPatch.context() as patch:
+        module = models.transformation_detector
+        patch.setattr(module, "create_wide_residual_network", create_small_network)
+        run(folder, "--classes", "6")
     with np.load(folder / "digits" / "digits_transformations_6_0.npz") as file:
         return file["scores_dirichlet"]
 
 
 @pytest.mark.parametrize("phase", ["training", "scoring", "writing"])
-def test_a_killed_run_leaves_nothing_broken_and_can_be_finished(phase, tmp_path, unbroken):
+def test_a_killed_run_leaves_nothing_broken_and_can_be_finished(
+    phase, tmp_path, unbroken, small_network
+):
     arguments = ["--classes", "6", *QUICK, "--results-dir", str(tmp_path)]
     killed = subprocess.run(
         [sys.executable, "-c", KILL, phase, *arguments], cwd=ROOT, env=ENVIRONMENT, check=False
@@ -264,7 +273,9 @@ def test_a_runs_memory_is_its_own(tmp_path, brightness):
     assert 2**26 < details["peak_memory_bytes"] < before - 2**27
 
 
-def test_the_time_of_the_whole_is_told_while_the_first_run_trains(tmp_path, capsys, monkeypatch):
+def test_the_time_of_the_whole_is_told_while_the_first_run_trains(
+    tmp_path, capsys, monkeypatch, small_network
+):
     monkeypatch.setattr(experiments.TimeEstimate.__init__, "__defaults__", (0.0,))
     run(tmp_path, "--classes", "1,2")
     out = capsys.readouterr().out

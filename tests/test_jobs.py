@@ -99,7 +99,7 @@ def test_two_experiments_at_once_are_the_same_as_one_after_another(tmp_path, cap
 
 @pytest.fixture(scope="module")
 def cluster():
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as it:
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as it:
         yield it
 
 
@@ -116,7 +116,7 @@ def test_a_dask_cluster_runs_the_tasks_and_a_lost_workers_again(cluster, tmp_pat
 def test_a_dask_worker_of_two_threads_is_refused():
     with (
         LocalCluster(
-            n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None
+            n_workers=1, threads_per_worker=2, processes=False, dashboard_address=":0"
         ) as cluster,
         pytest.raises(ValueError, match="--nthreads 1"),
     ):

@@ -1,9 +1,13 @@
 """Muon against its definition with an SVD, and its place beside Adam."""
 
+import gc
+
 import keras
 import numpy as np
+import pytest
 
-from utils.optimizers import Muon, orthogonalise
+from utils.batches import batches
+from utils.optimizers import SGD, Adam, Muon, orthogonalise
 
 
 def random_kernels(seed, *shapes):
@@ -67,3 +71,23 @@ def test_a_step_has_the_size_of_adams():
         (moved,) = apply_steps(Muon(0.01), [kernel], [[scale * gradient]])
         rms = np.sqrt(np.mean((moved - kernel) ** 2))
         assert 0.6 < rms / (0.2 * 0.01) < 1.2, shape
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's registry")
+@pytest.mark.parametrize("create", [Adam, Muon, SGD])
+def test_a_fit_leaves_no_graph_behind(create):
+    def fit():
+        layers = [keras.Input((4, 4, 1)), keras.layers.Conv2D(2, 3), keras.layers.Flatten()]
+        model = keras.Sequential([*layers, keras.layers.Dense(1)])
+        model.compile(create(0.01), "mse")
+        x = batches(2, lambda i: (np.zeros((2, 4, 4, 1), "f4"), np.zeros((2, 1), "f4")))
+        model.fit(x, verbose=0, shuffle=False)
+
+    def graphs():
+        gc.collect()
+        return sum(type(each).__name__ == "FuncGraph" for each in gc.get_objects())
+
+    fit()
+    before = graphs()
+    fit()
+    assert graphs() == before

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from scipy.special import logsumexp
 
-import models.transformation_detector
 import utils.training
 from models.transformation_detector import TransformationDetector, epoch_pairs
 from transformations import TransformationSet
@@ -66,28 +65,6 @@ def rotation_detector(fours, detector, checkpoint):
     rotation_detector.fit(fours, checkpoint=checkpoint, callbacks=[counter])
     assert counter.steps == 0
     return rotation_detector
-
-
-@pytest.fixture
-def small_network(monkeypatch):
-    """One convolution in the place of the wide residual network, quickly built and trained."""
-
-    def create(input_shape, num_classes, *, seed, dtype, **_):
-        layers = keras.layers
-        seeds = [keras.initializers.GlorotUniform(seed + i) for i in range(2)]
-        return keras.Sequential(
-            [
-                keras.Input(input_shape),
-                layers.Conv2D(4, 3, use_bias=False, kernel_initializer=seeds[0]),
-                layers.BatchNormalization(momentum=0.9),
-                layers.ReLU(),
-                layers.Flatten(),
-                layers.Dense(num_classes, kernel_initializer=seeds[1]),
-            ]
-        )
-
-    module = models.transformation_detector
-    monkeypatch.setattr(module, "create_wide_residual_network", create)
 
 
 class Counter(keras.callbacks.Callback):

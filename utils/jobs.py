@@ -86,7 +86,7 @@ def _processes(jobs, prepare):
     cores = processor_cores()
     if jobs > len(cores):
         raise ValueError(f"--jobs {jobs} is more than the {len(cores)} processor cores")
-    settings = {"memory_limit": None, "dashboard_address": None, "silence_logs": logging.ERROR}
+    settings = {"memory_limit": None, "dashboard_address": ":0", "silence_logs": logging.ERROR}
     with (
         LocalCluster(n_workers=jobs, threads_per_worker=1, **settings) as cluster,
         Client(cluster) as client,

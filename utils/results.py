@@ -242,7 +242,8 @@ def plot_roc(runs: pd.DataFrame, dataset: str, path: Path) -> None:
             panel.plot(arrays["roc_fpr"], arrays["roc_tpr"], linewidth=1.2, label=label)
         panel.plot([0, 1], [0, 1], color="0.7", linewidth=0.8, linestyle=":")
         panel.set_title(LAYOUTS[dataset].class_names[class_index], fontsize=10)
-        panel.legend(fontsize=6, loc="lower right", frameon=False)
+        legend = panel.legend(fontsize=6, loc="lower right", frameon=False)
+        legend.set_in_layout(False)  # a long name is to leave room for the curves
         panel.set_aspect("equal")
     figure.supxlabel("anomalies taken for normal")
     figure.supylabel("normal images recognised")
