@@ -19,6 +19,8 @@ RECIPES = {
         "learning_rate": 4e-3,
         "weight_decay": 0.0,
         "widen_factor": 1,
+        "epochs": 2,
+        "scored_transformations": "unflipped",
     },
 }
 """`paper` is section 5.3: the constructor's own defaults."""

@@ -1,12 +1,13 @@
 """What tests share: the expected values, and small images on which detectors train in seconds."""
 
-import os
 from pathlib import Path
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
 import pytest
+
+from utils.startup import load_keras
+
+load_keras()
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from utils.results import read_details
 from utils.settings import SEED, choice, whole_number
 
 ROOT = Path(__file__).resolve().parents[1]
-QUICK = ["--epochs", "0.2", "--limit-train", "60", "--limit-test", "80", "--precision", "float32"]
+QUICK = ["--epochs", "2", "--limit-train", "60", "--limit-test", "80", "--precision", "float32"]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 
 
@@ -46,6 +46,18 @@ class Precise(Brightness):
         self.precision = precision
 
 
+def make_quick(patch):
+    """The method with a small network and 8 transformations."""
+    module, method = models.transformation_detector, METHODS["transformations"]
+    patch.setattr(module, "create_wide_residual_network", create_small_network)
+    patch.setitem(method.recipes, "small", {"transformations": "simple", "widen_factor": 1})
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    make_quick(monkeypatch)
+
+
 @pytest.fixture
 def brightness(monkeypatch):
     """A method that takes no time."""
@@ -56,7 +68,7 @@ def run(tmp_path, *arguments):
     return experiments.main([*arguments, *QUICK, "--results-dir", str(tmp_path)])
 
 
-def test_runs_tables_and_nothing_twice(tmp_path, capsys, small_network):
+def test_runs_tables_and_nothing_twice(tmp_path, capsys, quick):
     assert run(tmp_path, "--classes", "4,0", "--runs", "2") == 0
     files = sorted((tmp_path / "digits").glob("*.npz"))
     expected = [f"digits_transformations_{c}_{r}.npz" for c in (0, 4) for r in (0, 1)]
@@ -64,10 +76,10 @@ def test_runs_tables_and_nothing_twice(tmp_path, capsys, small_network):
     assert not list((tmp_path / "digits").glob("*checkpoint*"))
     details = read_details(files[1])
     assert details["seed"] == 1 and details["n_train"] == 60 and details["n_test"] == 80
-    assert details["recipe"] == "small, 0.2 epochs, 60 training images, 80 test images"
+    assert details["recipe"] == "small, 2 epochs, 60 training images, 80 test images"
     assert details["reduced"] and details["device"] and details["versions"]["keras"]
     assert set(details["seconds"]) == {"training", "alpha", "scoring"}
-    assert details["found"]["training_samples"] == round(0.2 * 60 * 72)
+    assert details["found"]["training_samples"] == 2 * 60 * 8
     table = pd.read_csv(tmp_path / "digits" / "table.csv", dtype={"class": str})
     assert table["class"].tolist() == ["0", "4"] * 3 and (table["runs"] == 2).all()
     before = {file: file.stat().st_mtime_ns for file in files}
@@ -77,7 +89,7 @@ def test_runs_tables_and_nothing_twice(tmp_path, capsys, small_network):
     assert before == {file: file.stat().st_mtime_ns for file in files}
 
 
-def test_the_seed_decides_the_scores(tmp_path, small_network):
+def test_the_seed_decides_the_scores(tmp_path, quick):
     for folder, seed in (("a", 0), ("b", 0), ("c", 1)):
         run(tmp_path / folder, "--classes", "3", "--seed", str(seed))
     scores = []
@@ -91,9 +103,10 @@ def test_the_seed_decides_the_scores(tmp_path, small_network):
 
 KILL = """
 import os, signal, sys
-import experiments, models.transformation_detector, utils.files
-from tests.conftest import create_small_network
-models.transformation_detector.create_wide_residual_network = create_small_network
+import pytest
+import experiments, utils.files
+from tests.test_experiments import make_quick
+make_quick(pytest.MonkeyPatch())
 from models.transformation_detector import TransformationDetector
 
 def kill(*_, **__):
@@ -105,7 +118,7 @@ def write_half(file, **arrays):
     kill()
 
 if sys.argv[1] == "training":
-    experiments.TimeEstimate.on_train_batch_end = lambda self, batch, logs=None: batch < 4 or kill()
+    experiments.TimeEstimate.on_train_batch_end = lambda self, batch, logs=None: batch < 2 or kill()
 elif sys.argv[1] == "scoring":
     TransformationDetector.scores = kill
 else:
@@ -118,17 +131,14 @@ experiments.main(sys.argv[2:])
 def unbroken(tmp_path_factory):
     folder = tmp_path_factory.mktemp("unbroken")
     with pytest.MonkeyPatch.context() as patch:
-        module = models.transformation_detector
-        patch.setattr(module, "create_wide_residual_network", create_small_network)
+        make_quick(patch)
         run(folder, "--classes", "6")
     with np.load(folder / "digits" / "digits_transformations_6_0.npz") as file:
         return file["scores_dirichlet"]
 
 
 @pytest.mark.parametrize("phase", ["training", "scoring", "writing"])
-def test_a_killed_run_leaves_nothing_broken_and_can_be_finished(
-    phase, tmp_path, unbroken, small_network
-):
+def test_a_killed_run_leaves_nothing_broken_and_can_be_finished(phase, tmp_path, unbroken, quick):
     arguments = ["--classes", "6", *QUICK, "--results-dir", str(tmp_path)]
     killed = subprocess.run(
         [sys.executable, "-c", KILL, phase, *arguments], cwd=ROOT, env=ENVIRONMENT, check=False
@@ -274,7 +284,7 @@ def test_a_runs_memory_is_its_own(tmp_path, brightness):
 
 
 def test_the_time_of_the_whole_is_told_while_the_first_run_trains(
-    tmp_path, capsys, monkeypatch, small_network
+    tmp_path, capsys, monkeypatch, quick
 ):
     monkeypatch.setattr(experiments.TimeEstimate.__init__, "__defaults__", (0.0,))
     run(tmp_path, "--classes", "1,2")
