@@ -4,14 +4,17 @@
 
 Every line is measured in a process of its own: WRN-10-4, batches of 128, 5,000 training images,
 then alpha, then the test images' scores. Training lasts some steps, alpha takes 500 images: neither
-holds more for going on longer.
+holds more for going on longer. The last line is of many fits in one process, as a search over
+settings makes them.
 """
 
 import argparse
+import gc
 import subprocess
 import sys
 
 import numpy as np
+import psutil
 
 from models.transformation_detector import TransformationDetector
 from transformations import SimpleTransformer, TransformationSet, Transformer
@@ -41,7 +44,11 @@ def main() -> None:
     add = parser.add_argument
     add("--precision", choices=PRECISIONS, default="auto", help="default: auto")
     add("--measure", type=int, nargs=2, help="transformations and test images: that line alone")
+    add("--fits", type=int, help="so many fits in one process: that line alone")
     options = parser.parse_args()
+    if options.fits:
+        measure_fits(options.fits)
+        return
     if options.measure:
         measure(*options.measure, options.precision)
         return
@@ -49,6 +56,21 @@ def main() -> None:
     for n_transforms, n_test in [(4, 100), (8, 100), (72, 100), (200, 100), (72, 500)]:
         command = [sys.executable, "-m", "benchmarks.memory", "--precision", options.precision]
         subprocess.run([*command, "--measure", str(n_transforms), str(n_test)], check=True)
+    subprocess.run([sys.executable, "-m", "benchmarks.memory", "--fits", "40"], check=True)
+
+
+def measure_fits(fits: int) -> None:
+    """Print how much memory is held after each tenth of the fits of a small network."""
+    x = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 1), dtype=np.uint8)
+    held = []
+    for _ in range(fits):
+        TransformationDetector("simple", widen_factor=1, epochs=0.2, verbose=0).fit(x)
+        gc.collect()
+        held.append(psutil.Process().memory_info().rss / 2**20)
+    print(
+        f"{fits} fits in one process: {', '.join(f'{each:.0f}' for each in held[:: fits // 10])} "
+        f"MiB held on the way, {(held[-1] - held[0]) / (fits - 1):.1f} MiB more with each fit"
+    )
 
 
 def measure(n_transforms: int, n_test: int, precision: str) -> None:
