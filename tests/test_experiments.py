@@ -174,7 +174,8 @@ def test_runs_of_another_backend_or_precision_are_not_taken_for_done(
     assert "was made with backend" in capsys.readouterr().err
     monkeypatch.undo()
     monkeypatch.setitem(METHODS, "brightness", Method(Precise, runs=1))
-    assert experiments.main([*command, "--precision", "mixed_bfloat16"]) == 2
+    monkeypatch.setattr(experiments, "resolve_precision", lambda _: "mixed_bfloat16")
+    assert experiments.main(command) == 2
     error = capsys.readouterr().err
     assert "was made with precision 'float32', not 'mixed_bfloat16'" in error
 
