@@ -145,7 +145,10 @@ def log_responses(
 
 def run_pairs(data, pairs: list, path: Path, options: argparse.Namespace) -> None:
     """Train and score what pairs.csv has no row of yet; the file is replaced after each run."""
-    runs = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=KEY)
+    try:
+        runs = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=KEY)
+    except ValueError as error:  # pandas's errors, and bytes that are no text
+        raise ValueError(f"{path} is damaged ({error}); delete it") from error
     if not set(KEY) <= set(runs.columns):
         raise ValueError(f"{path} lacks one of the columns {', '.join(KEY)}; delete it")
     for seed in range(options.seeds):

@@ -188,13 +188,22 @@ def test_what_makes_no_sense_is_named(command, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_a_file_that_holds_no_runs_is_named(data_dir, capsys):
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"normal,anomaly\n8,3\n", "lacks one of the columns"),
+        (b"", "is damaged"),
+        (b'normal,"anomaly\n8,3', "is damaged"),
+        (b"\xff\xfe\0normal", "is damaged"),
+    ],
+)
+def test_a_file_that_holds_no_runs_is_named(content, message, data_dir, capsys):
     folder = data_dir / "intuition"
     folder.mkdir()
-    (folder / "pairs.csv").write_text("normal,anomaly\n8,3\n")
+    (folder / "pairs.csv").write_bytes(content)
     command = ["--pairs", "--data-dir", str(data_dir), "--results-dir", str(data_dir)]
     assert experiment.main(command) == 2
-    assert "pairs.csv lacks one of the columns" in capsys.readouterr().err
+    assert f"pairs.csv {message}" in capsys.readouterr().err
 
 
 def test_missing_images_are_named(tmp_path, capsys):
