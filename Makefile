@@ -5,7 +5,8 @@ VENV ?= .venv
 
 # The main job on a data set that needs no download: two minutes on two cores, and the installation.
 digits: $(VENV)/installed
-	$(VENV)/bin/python experiments.py --jobs $$($(VENV)/bin/python -c "import os; print(min(2, os.cpu_count()))")
+	$(VENV)/bin/python experiments.py --jobs $$($(VENV)/bin/python -c "import os; \
+	    print(min(2, len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()))")
 
 test: $(VENV)/installed
 	$(VENV)/bin/python -m pytest

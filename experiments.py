@@ -11,12 +11,13 @@ end, or by --report.
 Exit status: 0 done, 1 a run failed (the others are made), 2 an error, 130 stopped.
 """
 
-if __name__ == "__main__":
+if __name__ in ("__main__", "__mp_main__"):  # also in the worker processes of --jobs
     from utils import startup
 
     startup.start()  # first: what follows takes seconds to load
 
 import argparse
+import json
 import sys
 import time
 import traceback
@@ -27,6 +28,7 @@ from pathlib import Path
 import keras
 
 from baselines import METHODS, Method
+from models.model_file import RENAMED
 from models.recipes import RECIPES
 from utils.backend import backend
 from utils.claims import ClaimedError, claim
@@ -40,7 +42,7 @@ from utils.device import (
     reset_peak_memory,
     resolve_precision,
 )
-from utils.results import Run, check_made_so, read_details, report, write_run
+from utils.results import ResultError, Run, check_made_so, read_details, report, write_run
 
 DEFAULT_RECIPES = {"digits": "small"}
 """Elsewhere the paper's. digits, not in the paper, takes what finishes in minutes on two cores."""
@@ -58,9 +60,13 @@ def main(arguments: list[str] | None = None) -> int:
 def command(options: argparse.Namespace) -> int:
     """The runs that are missing, then the tables; the exit status."""
     failed = [] if options.report else make_runs(options)
-    table = report(options.results_dir, options.dataset, options.beside)
-    print(f"\n{options.dataset}: AUROC in %, one class against the others\n\n{table}")
-    print(f"\ntable.csv, table.md and roc.png are in {options.results_dir / options.dataset}/")
+    try:
+        table = report(options.results_dir, options.dataset, options.beside)
+        print(f"\n{options.dataset}: AUROC in %, one class against the others\n\n{table}")
+        print(f"\ntable.csv, table.md and roc.png are in {options.results_dir / options.dataset}/")
+    except ResultError:
+        if not failed:
+            raise
     for outcome in failed:
         print(f"failed: {outcome.text}", file=sys.stderr)
     return int(bool(failed))
@@ -111,6 +117,8 @@ def check_method(name: str, options: argparse.Namespace) -> None:
             f"{name} does not run on {backend()}: set KERAS_BACKEND={' or '.join(method.backends)}"
         )
     method.create(**settings(method, options)).check_settings()
+    if "precision" in method.create.CHECKS:
+        resolve_precision(options.precision)
     for option in OVERRIDES:
         given = getattr(options, option) not in (None, "auto")
         if given and option not in method.create.CHECKS:
@@ -131,10 +139,9 @@ def one_by_one(todo: list[Run], data, options: argparse.Namespace) -> Iterator[O
 def in_workers(todo: list[Run], options: argparse.Namespace) -> Iterator[Outcome]:
     """The runs, several at once, each in a process of its own."""
     from utils.jobs import run_jobs  # Dask, which takes a second to load
-    from utils.startup import load_keras
 
     start, tasks = time.perf_counter(), [(run, options) for run in todo]
-    results = run_jobs(in_worker, tasks, options.jobs, options.scheduler, load_keras)
+    results = run_jobs(in_worker, tasks, options.jobs, options.scheduler)
     for done, ((run, _), result) in enumerate(results, start=1):
         if isinstance(result, OSError):
             raise result
@@ -230,7 +237,12 @@ def is_done(run: Run, options: argparse.Namespace) -> bool:
         "backend": backend(),
         "precision": resolve_precision(options.precision) if computes else "float32",
     }
-    check_made_so(run.path, read_details(run.path), wanted)
+    details = read_details(run.path)
+    check_made_so(run.path, details, wanted)
+    made = {RENAMED.get(name, name): value for name, value in details["settings"].items()}
+    now = json.loads(json.dumps(method.create(**settings(method, options)).get_settings()))
+    for name in now.keys() & made.keys() - {"seed", "verbose", "precision", "n_jobs"}:
+        check_made_so(run.path, made, {name: now[name]})
     return True
 
 

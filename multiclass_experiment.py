@@ -84,6 +84,8 @@ def run(options: argparse.Namespace) -> None:
     """Train both networks, score the test sets, and write a file for each --out without one."""
     print(f"results go to {options.results_dir}/multiclass/")
     made = made_with()
+    odin = {"temperature": options.temperature, "perturbation": options.perturbation}
+    ODIN(None, **odin).check_settings()
     todo = [out for out in options.out if not is_done(out, options)]
     if not todo:
         return
@@ -109,7 +111,7 @@ def run(options: argparse.Namespace) -> None:
         precise = create_network(x.shape[1:], n_categories, False, options, dtype="float32")
         precise.set_weights(one_headed.get_weights())
     for name, settings in (
-        ("odin", {"temperature": options.temperature, "perturbation": options.perturbation}),
+        ("odin", odin),
         ("maximum_softmax", {"temperature": 1.0, "perturbation": 0.0}),
     ):
         scorers[name] = ODIN(precise, **settings).fit(x_in).score_samples

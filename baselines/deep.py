@@ -9,9 +9,8 @@ import numpy as np
 
 from utils.batches import batches, predict
 from utils.detector import Detector, to_unit_range
-from utils.progress import TrainingProgress
 from utils.settings import SEED, number, whole_number
-from utils.training import check_finite
+from utils.training import TrainingProgress, check_finite
 
 SCORING_BATCH = 512
 """Images a batch while scoring."""

@@ -31,7 +31,7 @@ from utils.device import use_xla
 from utils.metrics import auroc
 from utils.optimizers import Adam
 from utils.progress import progress
-from utils.settings import SEED, number, optional, several, whole_number
+from utils.settings import SEED, choice, number, optional, several, whole_number
 
 NU_GRID = tuple(round(0.1 * i, 1) for i in range(1, 10))
 GAMMA_GRID = tuple(2.0**i for i in range(-7, 3))
@@ -47,7 +47,9 @@ UNDERFLOW = -700.0
 
 
 def _gamma(name, value):
-    return "scale" if isinstance(value, str) and value == "scale" else number()(name, value)
+    if isinstance(value, str):
+        return choice("scale")(name, value)
+    return number()(name, value)
 
 
 def _nu(name, value):
@@ -121,6 +123,11 @@ class _OneClassSVM(Detector):
             rng = np.random.default_rng(self.settings_.seed)
             x = x[np.sort(rng.choice(len(x), n, replace=False))]
         self._train_ = self._features(x)
+        if not np.isfinite(self._train_).all():
+            raise ValueError(
+                "training diverged: codes are not finite; lower learning_rate, now "
+                f"{self.settings_.learning_rate:g}"
+            )
         self._distances_ = squared_distances(self._train_, self._train_)
         np.fill_diagonal(self._distances_, 0.0)
         self.gamma_default_ = self._resolve_gamma()

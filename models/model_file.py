@@ -15,13 +15,8 @@ import keras
 import numpy as np
 
 from transformations import TransformationSet
-from utils.device import scoring_batch
 from utils.files import replacing
 from utils.settings import whole_number
-
-MAX_ACTIVATIONS = 2**29
-"""A layer's numbers while scoring, over which a file is taken for absurd: 2 GiB in float32, and 1.8
-times what the paper's network has at 64x64 on a GPU."""
 
 FORMAT = 3
 
@@ -113,8 +108,7 @@ def _check_archive(archive, size):
 
 
 def _check_size(detector, stored_bytes):
-    """Refuses settings of a network larger than its stored weights, or than memories are."""
-    height, width, channels = shape = detector.image_shape_
+    """Refuses settings of a network larger than its stored weights."""
     depth, widen_factor = detector._architecture()
     if depth > 1000:
         raise ValueError(f"depth {depth} is absurd")
@@ -128,9 +122,6 @@ def _check_size(detector, stored_bytes):
             f"depth {depth}, widen factor {widen_factor} and {k} transformations make over "
             f"{weights} weights, the file has {stored_bytes} bytes of them"
         )
-    passes, maps = max(scoring_batch(), k), max(16 * widen_factor, channels)
-    if passes * height * width * maps > MAX_ACTIVATIONS:
-        raise ValueError(f"images {shape} under {k} transformations would exhaust memory")
 
 
 def _check_weights(archive, network):

@@ -34,6 +34,10 @@ from utils.settings import SEED, choice, number, optional, whole_number
 from utils.training import Checkpoint, fit_pairs
 
 SCORES = ("dirichlet", "simplified", "rotation")
+MAX_ACTIVATIONS = 2**30
+"""A layer's numbers while an image is scored, over which that is refused: 4 GiB in float32. The
+paper's network has a hundredth of it at 64x64, and over half at 256x256."""
+
 OPTIMIZERS = {"adam": Adam, "muon": Muon}
 
 
@@ -175,6 +179,7 @@ class TransformationDetector(Detector):
         self.transformer_ = self._resolve_transformations()
         self.precision_ = resolve_precision(settings.precision)
         depth, widen_factor = self._architecture()
+        self._images_at_once(self.transformer_.n_transforms)  # refuses what memories cannot hold
         self.network_ = create_wide_residual_network(
             self.image_shape_,
             self.transformer_.n_transforms,
@@ -219,11 +224,22 @@ class TransformationDetector(Detector):
         depth, widen_factor = self.settings_.depth, self.settings_.widen_factor
         return depth or (16 if large else 10), widen_factor or (8 if large else 4)
 
+    def _images_at_once(self, m):
+        """How many images are scored at once under m transformations, whose layers fit memories."""
+        height, width, channels = self.image_shape_
+        numbers = m * height * width * max(16 * self._architecture()[1], channels)
+        if numbers > MAX_ACTIVATIONS:
+            raise ValueError(
+                f"images {self.image_shape_} under {m} transformations would exhaust memory: "
+                "resize them, or choose fewer transformations or a smaller widen_factor"
+            )
+        return max(1, min(scoring_batch() // m, MAX_ACTIVATIONS // numbers))
+
     def _create_responder(self, indices):
         """The model from images to log y(T_i(x)) for the transformations i of some indices."""
         height, width, _ = self.image_shape_
         k, m = self.transformer_.n_transforms, len(indices)
-        b = max(1, scoring_batch() // m)  # images: one where it has more transformations
+        b = self._images_at_once(m)
         images = keras.Input(batch_shape=(b, *self.image_shape_), dtype=self.image_dtype_)
         moved = all_transformed(images, self.transformer_.index_maps(height, width)[indices])
         log_p = ops.log_softmax(self.network_(scale_images(moved)), axis=-1)
@@ -299,6 +315,11 @@ class TransformationDetector(Detector):
             sums += _sums(log_p)
             if self._has_rotations_:
                 rotation_sums += _sums(rotation_responses(log_p, self._rotations_))
+        if not np.isfinite(sums).all():
+            raise ValueError(
+                "training diverged: the network's responses to its training images are not finite; "
+                f"lower learning_rate, now {self.settings_.learning_rate:g}"
+            )
         self.alpha_ = estimate_alpha(*sums / n)
         if self._has_rotations_:
             self.rotation_alpha_ = estimate_alpha(*rotation_sums / n)

@@ -1,5 +1,6 @@
 """What tests share: the expected values, and small images on which detectors train in seconds."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,9 @@ import pytest
 
 from utils.startup import load_keras
 
+# no GPU: the processes that tests start would run out of its memory beside this one
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+os.environ["JAX_PLATFORMS"] = "cpu"
 load_keras()
 
 

@@ -254,6 +254,15 @@ def test_without_a_threshold_the_decision_function_is_the_score(x):
     np.testing.assert_array_equal(detector.decision_function(x), detector.score_samples(x))
 
 
+def test_a_method_in_a_pipeline_in_two_processes(labelled):
+    x, y = labelled
+    pipeline = make_pipeline(FunctionTransformer(), METHODS["raw_ocsvm"].create(verbose=0))
+    search = GridSearchCV(
+        pipeline, {"rawocsvm__nu": np.array([0.1, 0.5])}, scoring="roc_auc", cv=2, n_jobs=2
+    )
+    assert np.isfinite(search.fit(x, y).cv_results_["mean_test_score"]).all()
+
+
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_cross_validation_by_the_area_under_the_roc_curve(labelled, n_jobs):
     x, y = labelled

@@ -217,6 +217,24 @@ def test_a_run_that_fails_is_listed_and_the_others_go_on(tmp_path, capsys, monke
     ]
 
 
+def test_failures_are_listed_where_nothing_was_finished(tmp_path, capsys, monkeypatch, digits):
+    monkeypatch.setattr(Failing, "fails_with", (digits.y_train == 1).sum())
+    monkeypatch.setitem(METHODS, "brightness", Method(Failing, runs=1))
+    command = ["--methods", "brightness", "--classes", "1", "--results-dir", str(tmp_path)]
+    assert experiments.main(command) == 1
+    assert "failed: brightness, 1, run 0: ValueError" in capsys.readouterr().err
+
+
+def test_a_recipe_that_has_changed_since_is_not_taken_for_the_same(
+    tmp_path, capsys, monkeypatch, brightness
+):
+    command = ["--methods", "brightness", "--classes", "1", "--results-dir", str(tmp_path)]
+    assert experiments.main(command) == 0
+    monkeypatch.setitem(METHODS["brightness"].recipes, "small", {"max_test": 50})
+    assert experiments.main(command) == 2
+    assert "was made with max_test 100, not 50" in capsys.readouterr().err
+
+
 def test_a_full_disk_ends_the_sweep(tmp_path, capsys, monkeypatch, brightness):
     def full(*_):
         raise OSError(28, "No space left on device")

@@ -316,6 +316,12 @@ def test_other_test_images(data_dir, tmp_path):
         load_test_images("tiny_imagenet", data_dir)
 
 
+def test_odins_settings_are_refused_before_any_training(data_dir, capsys):
+    command = ["--data-dir", str(data_dir), "--results-dir", str(data_dir), "--perturbation", "-1"]
+    assert experiment.main(command) == 2
+    assert "perturbation is -1.0, expected a number of at least 0" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("option", ["--epochs", "--limit-train", "--limit-test"])
 def test_what_makes_no_sense_is_named(option, capsys):
     with pytest.raises(SystemExit):

@@ -1,7 +1,7 @@
 import contextlib
 import io
 
-from utils import progress
+from utils import progress, training
 
 
 def shown(function, *arguments, stream=None, **more):
@@ -17,7 +17,7 @@ class Terminal(io.StringIO):
 
 
 def train(steps, epochs, done=0, **more):
-    bar = progress.TrainingProgress("training", done + steps * epochs, done, **more)
+    bar = training.TrainingProgress("training", done + steps * epochs, done, **more)
     for epoch in range(epochs):
         for step in range(steps):
             bar.on_train_batch_end(step, {"loss": 1 / (step + 1)})

@@ -91,6 +91,7 @@ def test_runs_of_other_backends_and_folders_have_rows_of_their_own(tmp_path):
     expected = [100 * each[2]["dirichlet"] for each in (aurocs[1], aurocs[0], aurocs[2])]
     assert sorted(table["measured"]) == pytest.approx(sorted(expected), abs=1e-3)
     assert (table["runs"] == 1).all()
+    assert report(tmp_path / "a", "cifar10", [tmp_path / "b", tmp_path / "b" / ".." / "a"]) == text
     header = text.splitlines()[0]
     assert "backend" in header and "folder" in header and "precision" not in header
     assert "backend" not in report(tmp_path / "b", "cifar10").splitlines()[0]

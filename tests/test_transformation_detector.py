@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from scipy.special import logsumexp
 
+import models.transformation_detector
 import utils.training
 from models.transformation_detector import TransformationDetector, epoch_pairs
 from transformations import TransformationSet
@@ -378,6 +379,17 @@ def test_images_that_make_no_sense_are_named(x, message):
 def test_settings_that_make_no_sense_are_named(fours, settings, message):
     with pytest.raises(ValueError, match=message):
         TransformationDetector(**SMALL | settings).fit(fours)
+
+
+def test_what_fit_accepts_can_be_loaded_whatever_the_device(monkeypatch):
+    """The paper's network at 256x256: fewer images at once; and refused before any training."""
+    for passes, side, images in ((144, 64, 2), (576, 64, 8), (144, 256, 1), (576, 256, 1)):
+        monkeypatch.setattr(models.transformation_detector, "scoring_batch", lambda n=passes: n)
+        detector = TransformationDetector()
+        detector._begin((side, side, 3), "uint8")
+        assert detector._images_at_once(72) == images
+    with pytest.raises(ValueError, match="would exhaust memory: resize them"):
+        TransformationDetector(verbose=0).fit(np.zeros((1, 512, 512, 3), np.uint8))
 
 
 def test_scoring_needs_training_and_like_images(detector):

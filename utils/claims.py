@@ -30,6 +30,8 @@ def claim(path: str | os.PathLike) -> Iterator[None]:
         ) from error
     try:
         yield
-        Path(lock.lock_file).unlink(missing_ok=True)  # the file is there: nobody claims it again
+        # the file is there, so that nobody claims it again; Windows keeps the lock's file
+        with contextlib.suppress(OSError):
+            Path(lock.lock_file).unlink()
     finally:
         lock.release()

@@ -30,8 +30,8 @@ class Detector(OutlierMixin, BaseEstimator, ABC):
 
     After `fit`: image_shape_, image_dtype_, settings_ (the arguments as plain values, and the seed
     that was drawn where it was None), seconds_ (the time that each part of the work took) and
-    record_, what else a run's file keeps, as plain values. A fit that fails or is stopped leaves
-    the detector unfitted.
+    record_, what else a run's file keeps, as plain values. A fit that fails or is stopped, once
+    images and settings are accepted, leaves the detector unfitted.
 
     `fit` leaves open what is an anomaly, as the paper does. `calibrate`, with normal images held
     out from `fit`, chooses the threshold; then there are `predict` and `p_value`, offset_ (the
@@ -51,13 +51,13 @@ class Detector(OutlierMixin, BaseEstimator, ABC):
         training diverges.
         """
         x = check_images(x)
-        self._begin(x.shape[1:], x.dtype.name)
         if x.dtype != np.uint8 and x.min() >= 0 < x.max():
             warnings.warn(
                 f"all pixels lie in {x.min():.3g} to {x.max():.3g}, half of the range [-1, 1] that "
                 "float images have here: if they are bytes / 255, pass 2 * x - 1, or the bytes",
                 stacklevel=2,
             )
+        self._begin(x.shape[1:], x.dtype.name)
         try:
             with keras_defaults():
                 self._fit(x, **how)

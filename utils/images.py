@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
-from tqdm.auto import tqdm
+
+from utils.progress import progress
 
 EXCLUDED_FORMATS = {"EPS"}
 """Encapsulated PostScript is a program, which Pillow would hand to Ghostscript to run."""
@@ -84,7 +85,7 @@ def read_folder(
     files, skipped = find_files(folder)
     images = np.empty((len(files), side, side, 3), np.uint8)
     paths, deep = [], {}
-    for path in tqdm(files, "reading", unit="image", mininterval=1, disable=not verbose):
+    for path in progress(files, "reading", unit="image", verbose=verbose):
         try:
             square = _square(path, side, max_pixels)
         except ImageError as error:

@@ -5,6 +5,7 @@ import importlib.util
 import logging
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 
@@ -28,14 +29,12 @@ def run_jobs(
     tasks: list[tuple],
     jobs: int,
     scheduler: str | None = None,
-    prepare: Callable[[], object] = lambda: None,
 ) -> Iterator[tuple[tuple, object]]:
     """Yields (task, function(*task)) for every task, in the order in which they finish.
 
     jobs: so many processes on this machine, each with its share of the processor cores and one of
-    the GPUs, which they share where there are fewer; each calls prepare() first. scheduler: the
-    address of a Dask cluster, whose workers take the tasks instead; they see the cores and GPUs
-    that they were started with:
+    the GPUs, which they share where there are fewer. scheduler: the address of a Dask cluster,
+    whose workers take the tasks instead; they see the cores and GPUs that they were started with:
 
         PYTHONPATH=. dask scheduler
         PYTHONPATH=. CUDA_VISIBLE_DEVICES=0 dask worker tcp://HOST:8786 --nthreads 1
@@ -48,7 +47,7 @@ def run_jobs(
     """
     with (
         dask.config.set(DASK),
-        _cluster(scheduler) if scheduler else _processes(jobs, prepare) as client,
+        _cluster(scheduler) if scheduler else _processes(jobs) as client,
     ):
         futures = {client.submit(function, *task, pure=False): task for task in tasks}
         for future in as_completed(list(futures)):
@@ -82,25 +81,37 @@ def _cluster(scheduler):
 
 
 @contextlib.contextmanager
-def _processes(jobs, prepare):
+def _processes(jobs):
     cores = processor_cores()
     if jobs > len(cores):
         raise ValueError(f"--jobs {jobs} is more than the {len(cores)} processor cores")
     settings = {"memory_limit": None, "dashboard_address": ":0", "silence_logs": logging.ERROR}
-    with (
-        LocalCluster(n_workers=jobs, threads_per_worker=1, **settings) as cluster,
-        Client(cluster) as client,
-    ):
+    with _interrupts_blocked():  # for good in the processes: this one ends them
+        cluster = LocalCluster(n_workers=jobs, threads_per_worker=1, **settings)
+    with cluster, Client(cluster) as client:
         shares = [part.tolist() for part in np.array_split(cores, jobs)]
-        client.register_plugin(_Share(shares, visible_gpus(), prepare))
+        client.register_plugin(_Share(shares, visible_gpus()))
         yield client
+
+
+@contextlib.contextmanager
+def _interrupts_blocked():
+    """Ctrl-C waits until the end, where the system can let it."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Share(WorkerPlugin):
     """Gives each worker process, whenever it starts, its own cores and GPU."""
 
-    def __init__(self, shares, gpus, prepare):
-        self.shares, self.gpus, self.prepare = shares, gpus, prepare
+    def __init__(self, shares, gpus):
+        self.shares, self.gpus = shares, gpus
 
     def setup(self, worker):
         number = int(worker.name)
@@ -115,7 +126,6 @@ class _Share(WorkerPlugin):
         if 0 < len(self.gpus) < len(self.shares):  # none is to reserve all of a shared GPU's memory
             os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
             os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
-        self.prepare()
 
 
 def visible_gpus() -> list[str]:

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,7 +103,7 @@ def check_made_so(path: Path, details: dict, wanted: dict) -> None:
             )
 
 
-def read_runs(results_dirs: Sequence[str | os.PathLike], dataset: str) -> pd.DataFrame:
+def read_runs(results_dirs: Iterable[str | os.PathLike], dataset: str) -> pd.DataFrame:
     """One row a run and score: class, method, score, recipe, run, auroc, AUPRs, seconds, ...
 
     Raises ResultError for files that are no run's.
@@ -203,10 +203,11 @@ def report(results_dir: Path, dataset: str, beside: Sequence[Path] = ()) -> str:
     beside: other folders of results, whose runs have rows of their own. Raises ResultError where
     there are no runs.
     """
-    runs = read_runs([results_dir, *beside], dataset)
+    folders = {Path(each).resolve(): each for each in [*beside, results_dir]}  # each once
+    runs = read_runs(reversed(folders.values()), dataset)
     folder = Path(results_dir, dataset)
     if runs.empty:
-        raise ResultError(f"no runs of {dataset} in {folder}; run the experiment first")
+        raise ResultError(f"no runs of {dataset} in {folder}; none is finished yet")
     folder.mkdir(parents=True, exist_ok=True)
     table = summarise(runs, dataset)
     text = to_markdown(table)

@@ -14,7 +14,7 @@ def whole_number(low: int = 1, high: int | None = None) -> Check:
     """A whole number of at least `low` and at most `high`, of Python or NumPy."""
 
     def check(name, value):
-        whole = isinstance(value, numbers.Integral)
+        whole = isinstance(value, numbers.Integral) and (low == 0 or not isinstance(value, bool))
         if not whole or value < low or (high is not None and value > high):
             most = "" if high is None else f" and at most {high}"
             raise ValueError(

@@ -52,10 +52,11 @@ def load_keras() -> None:
     chosen = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if _lacks_avx512():  # then TensorFlow leaves oneDNN off, whose kernels are twice as fast there
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    with contextlib.nullcontext() if chosen in ("0", "1") or _has_gpu() else _without_noise():
+    has_gpu = _has_gpu()
+    with contextlib.nullcontext() if chosen in ("0", "1") or has_gpu else _without_noise():
         import keras
 
-        if keras.config.backend() == "tensorflow":
+        if keras.config.backend() == "tensorflow" and not has_gpu:
             import tensorflow
 
             tensorflow.config.list_physical_devices()  # which looks for a GPU, once in a process

@@ -13,7 +13,7 @@ from keras import ops
 
 from utils.batches import pair_batches
 from utils.files import replacing
-from utils.progress import TrainingProgress
+from utils.progress import Lines, progress
 
 
 def fit_pairs(
@@ -41,7 +41,7 @@ def fit_pairs(
     """
     model.optimizer.build(model.trainable_variables)
     done = checkpoint.restore(model)
-    progress = TrainingProgress("training", total_steps, done, verbose)
+    bar = TrainingProgress("training", total_steps, done, verbose)
     while done < total_steps:
         epoch, step = divmod(done, steps_per_epoch)
         pairs = epoch_pairs(epoch)[step * batch_size :][: (total_steps - done) * batch_size]
@@ -51,11 +51,11 @@ def fit_pairs(
             epochs=epoch + 1,
             shuffle=False,
             verbose=0,
-            callbacks=[checkpoint, progress, *callbacks],
+            callbacks=[checkpoint, bar, *callbacks],
         )
         done = int(model.optimizer.iterations)
         check_finite(model, done, learning_rate)
-    progress.close()
+    bar.close()
     checkpoint.save(model)
 
 
@@ -136,3 +136,38 @@ class Checkpoint(keras.callbacks.Callback):
             keras.saving.save_model(model, partial)
             with zipfile.ZipFile(partial, "a") as archive:
                 archive.writestr("training.json", json.dumps(state))
+
+
+class TrainingProgress(keras.callbacks.Callback):
+    """`progress` over all steps of a training, with the mean of loss and metrics beside it.
+
+    done: the steps that were made before. A log has a line an epoch too.
+    """
+
+    def __init__(self, description: str, steps: int, done: int = 0, verbose: int = 1):
+        super().__init__()
+        self.bar = progress(
+            None, description, unit="step", verbose=verbose, total=steps, initial=done
+        )
+
+    def on_train_batch_end(self, batch, logs=None):
+        if isinstance(self.bar, Lines):  # what a line says is to be of its own step
+            self._show(logs)
+        if self.bar.update():
+            self._show(logs)
+
+    def on_predict_batch_end(self, batch, logs=None):
+        self.bar.update()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._show(logs)
+        if isinstance(self.bar, Lines) and not self.bar.disable:
+            self.bar.refresh()
+
+    def _show(self, logs):
+        values = {name: f"{float(v):.4g}" for name, v in (logs or {}).items()}
+        self.bar.set_postfix(values, refresh=False)
+
+    def close(self) -> None:
+        """Ends the bar, at the end of all trainings that it is for."""
+        self.bar.close()
