@@ -60,7 +60,7 @@ class TransformationDetector(Detector):
     "adam", or "muon", see `utils.optimizers.Muon`, with learning_rate, "constant" or "one_cycle"
     (linear warm-up from 1/25 of it over the first three tenths, then cosine to 0). weight_decay:
     see `create_wide_residual_network`. precision: "float32", "mixed_bfloat16", or "auto", which
-    takes bfloat16 where the device computes it. The same seed gives the same initial weights and,
+    takes bfloat16 where that is faster. The same seed gives the same initial weights and,
     on any backend, the same order of pairs; None draws one, which settings_ has.
 
     score_name: "dirichlet" (section 4.2), "simplified" (its last paragraph) or "rotation", which is

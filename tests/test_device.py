@@ -24,16 +24,17 @@ def test_precision_names(monkeypatch):
     "flags, isa, gpu, expected",
     [
         ("fpu avx2 avx512f", None, None, "float32"),
-        ("fpu avx2 avx512f avx512_bf16", None, None, "mixed_bfloat16"),
-        ("fpu avx2 avx512f avx512_bf16", "DEFAULT", None, "mixed_bfloat16"),
-        ("fpu avx2 avx512f avx512_bf16", "AVX512_CORE_BF16", None, "mixed_bfloat16"),
-        ("fpu avx2 avx512f avx512_bf16", "AVX512_CORE", None, "float32"),
+        ("fpu avx2 avx512f avx512_bf16", None, None, "float32"),
+        ("fpu avx512_bf16 amx_bf16", None, None, "mixed_bfloat16"),
+        ("fpu avx512_bf16 amx_bf16", "DEFAULT", None, "mixed_bfloat16"),
+        ("fpu avx512_bf16 amx_bf16", "AVX512_CORE_AMX", None, "mixed_bfloat16"),
+        ("fpu avx512_bf16 amx_bf16", "AVX512_CORE_BF16", None, "float32"),
         ("fpu avx2 avx512f avx512_bf16 amx_bf16", "AVX2", None, "float32"),
         ("fpu avx2", None, {"name": "A100", "compute_capability": (8, 0)}, "mixed_bfloat16"),
         ("fpu avx512_bf16", None, {"name": "V100", "compute_capability": (7, 0)}, "float32"),
     ],
 )
-def test_auto_takes_bfloat16_only_where_it_is_native(monkeypatch, flags, isa, gpu, expected):
+def test_auto_takes_bfloat16_only_where_it_is_faster(monkeypatch, flags, isa, gpu, expected):
     monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     if isa is not None:
         monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", isa)
