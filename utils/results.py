@@ -227,7 +227,9 @@ def plot_roc(runs: pd.DataFrame, dataset: str, path: Path) -> None:
 
     first = runs[runs["first"]].sort_values("run")
     first = first.drop_duplicates(["class_index", "method", "recipe", *MADE_WITH])
-    differing = [column for column in ("recipe", *MADE_WITH) if first[column].nunique() > 1]
+    alike = first.groupby("method")
+    differing = ["recipe"] if first["recipe"].nunique() > 1 else []
+    differing += [column for column in MADE_WITH if alike[column].nunique().max() > 1]
     classes = sorted(first["class_index"].unique())
     columns = min(5, len(classes))
     rows = -(-len(classes) // columns)
