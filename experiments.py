@@ -28,7 +28,7 @@ from pathlib import Path
 import keras
 
 from baselines import METHODS, Method
-from models.model_file import RENAMED
+from models.model_file import with_current_names
 from models.recipes import RECIPES
 from utils.backend import backend
 from utils.claims import ClaimedError, claim
@@ -200,8 +200,10 @@ def make_run(run: Run, data, options: argparse.Namespace, remaining: int) -> dic
         detector.fit(x, checkpoint=run.checkpoint, callbacks=estimate if remaining else [])
     else:
         detector.fit(x)
-    score = detector.score_in_hindsight if method.hindsight else detector.scores
-    scores = score(x_test, normal) if method.hindsight else score(x_test)
+    if method.hindsight:
+        scores = detector.score_in_hindsight(x_test, normal)
+    else:
+        scores = detector.scores(x_test)
     recipe = recipe_name(method, options)
     details = {
         "dataset": run.dataset,
@@ -239,7 +241,7 @@ def is_done(run: Run, options: argparse.Namespace) -> bool:
     }
     details = read_details(run.path)
     check_made_so(run.path, details, wanted)
-    made = {RENAMED.get(name, name): value for name, value in details["settings"].items()}
+    made = with_current_names(details["settings"])
     now = json.loads(json.dumps(method.create(**settings(method, options)).get_settings()))
     for name in now.keys() & made.keys() - {"seed", "verbose", "precision", "n_jobs"}:
         check_made_so(run.path, made, {name: now[name]})

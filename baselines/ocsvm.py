@@ -32,6 +32,7 @@ from utils.metrics import auroc
 from utils.optimizers import Adam
 from utils.progress import progress
 from utils.settings import SEED, choice, number, optional, several, whole_number
+from utils.training import diverged
 
 NU_GRID = tuple(round(0.1 * i, 1) for i in range(1, 10))
 GAMMA_GRID = tuple(2.0**i for i in range(-7, 3))
@@ -123,11 +124,6 @@ class _OneClassSVM(Detector):
             rng = np.random.default_rng(self.settings_.seed)
             x = x[np.sort(rng.choice(len(x), n, replace=False))]
         self._train_ = self._features(x)
-        if not np.isfinite(self._train_).all():
-            raise ValueError(
-                "training diverged: codes are not finite; lower learning_rate, now "
-                f"{self.settings_.learning_rate:g}"
-            )
         self._distances_ = squared_distances(self._train_, self._train_)
         np.fill_diagonal(self._distances_, 0.0)
         self.gamma_default_ = self._resolve_gamma()
@@ -307,7 +303,10 @@ class CAEOCSVM(_OneClassSVM):
         self.seconds_["autoencoder"] = time.perf_counter() - start
 
     def _features(self, x):
-        return predict(self.encoder_, x, SCORING_ROWS, to_unit_range).astype(np.float64)
+        codes = predict(self.encoder_, x, SCORING_ROWS, to_unit_range)
+        if not np.isfinite(codes).all():
+            raise diverged("codes are not finite", self.settings_.learning_rate)
+        return codes.astype(np.float64)
 
 
 def squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:

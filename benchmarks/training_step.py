@@ -32,7 +32,7 @@ import tensorflow as tf
 
 from benchmarks.timing import medians, seconds_of
 from models.transformation_detector import TransformationDetector, epoch_pairs
-from utils.device import made_with, use_xla
+from utils.device import device_name, use_xla, versions
 from utils.training import Checkpoint, fit_pairs
 
 BATCH = 128
@@ -52,8 +52,7 @@ def main() -> None:
     add("--compile", action="store_true", help="PyTorch by torch.compile too")
     add("--xla", action="store_true", help="the bare step compiled by XLA too")
     options = parser.parse_args()
-    made = made_with()
-    print(f"{made['device']}; {', '.join(f'{n} {v}' for n, v in made['versions'].items())}")
+    print(f"{device_name()}; {', '.join(f'{n} {v}' for n, v in versions().items())}")
     for precision in options.precisions:
         measure(precision, options)
 

@@ -23,15 +23,22 @@ from transformations import (
     TransformLayer,
     all_transformed,
 )
-from utils.backend import keras_defaults
+from utils.backend import backend, keras_defaults
 from utils.detector import Detector, NotFittedError
-from utils.device import PRECISIONS, made_with, resolve_precision, scoring_batch, use_xla
+from utils.device import (
+    PRECISIONS,
+    device_name,
+    resolve_precision,
+    scoring_batch,
+    use_xla,
+    versions,
+)
 from utils.dirichlet import estimate_alpha, normality_score
 from utils.optimizers import Adam, Muon
 from utils.progress import progress
 from utils.scores import rotation_responses, simplified_score
 from utils.settings import SEED, choice, number, optional, whole_number
-from utils.training import Checkpoint, fit_pairs
+from utils.training import Checkpoint, diverged, fit_pairs
 
 SCORES = ("dirichlet", "simplified", "rotation")
 MAX_ACTIVATIONS = 2**30
@@ -157,20 +164,19 @@ class TransformationDetector(Detector):
         it would have seen. It is left for the caller to remove. ValueError where it is of other
         settings or images.
         """
-        made = made_with()
+        self.details_ = {
+            "images": len(x),
+            "backend": backend(),
+            "device": device_name(),
+            "versions": ", ".join(f"{name} {each}" for name, each in versions().items()),
+        }
         self._build()
+        self.details_["epochs"] = round(self._epochs(len(x)), 2)
         self.seconds_["training"] = self._train(x, checkpoint, checkpoint_seconds, callbacks)
         self.record_["training_samples"] = self.training_samples(len(x))
         start = time.perf_counter()
         self._estimate_alpha(x)
         self.seconds_["alpha"] = time.perf_counter() - start
-        self.details_ = {
-            "images": len(x),
-            "epochs": round(self._epochs(len(x)), 2),
-            "backend": made["backend"],
-            "device": made["device"],
-            "versions": ", ".join(f"{name} {each}" for name, each in made["versions"].items()),
-        }
 
     @keras_defaults()
     def _build(self):
@@ -316,10 +322,8 @@ class TransformationDetector(Detector):
             if self._has_rotations_:
                 rotation_sums += _sums(rotation_responses(log_p, self._rotations_))
         if not np.isfinite(sums).all():
-            raise ValueError(
-                "training diverged: the network's responses to its training images are not finite; "
-                f"lower learning_rate, now {self.settings_.learning_rate:g}"
-            )
+            what = "the network's responses to its training images are not finite"
+            raise diverged(what, self.settings_.learning_rate)
         self.alpha_ = estimate_alpha(*sums / n)
         if self._has_rotations_:
             self.rotation_alpha_ = estimate_alpha(*rotation_sums / n)

@@ -1,6 +1,7 @@
 """What tests share: the expected values, and small images on which detectors train in seconds."""
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -52,3 +53,58 @@ def digits():
     from utils.datasets import load_dataset
 
     return load_dataset("digits")
+
+
+def watched(step, checkpoint=None):
+    """A callback that keeps a training's state after a step, and counts the steps.
+
+    checkpoint: it also keeps, beside it, what a kill at that time would leave of it.
+    """
+    import keras
+
+    class Watched(keras.callbacks.Callback):
+        state, steps = None, 0
+
+        def on_train_begin(self, logs=None):
+            self.keep()
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.steps += 1
+            if self.keep() and checkpoint:
+                shutil.copy(checkpoint, checkpoint.with_name("left.checkpoint.keras"))
+
+        def keep(self):
+            optimizer = self.model.optimizer
+            if int(optimizer.iterations) != step:
+                return False
+            variables = [*self.model.variables, *optimizer.variables]
+            self.state = [keras.ops.convert_to_numpy(each).copy() for each in variables]
+            return True
+
+    return Watched()
+
+
+@pytest.fixture
+def fed(monkeypatch):
+    """The pairs that trainings are fed, a list for each that the test appends."""
+    import utils.training
+
+    def pair_batches(x, pairs, *arguments):
+        fed[-1].append(pairs)
+        return original(x, pairs, *arguments)
+
+    fed, original = [], utils.training.pair_batches
+    monkeypatch.setattr(utils.training, "pair_batches", pair_batches)
+    return fed
+
+
+def assert_resumed(unbroken, resumed, fed, epochs, n_done):
+    """Equal bits of all that the next steps depend on, and the pairs that were left to see."""
+    assert len(unbroken.state) == len(resumed.state)
+    for one, other in zip(unbroken.state, resumed.state, strict=True):
+        np.testing.assert_array_equal(one, other)
+    pairs, pairs_left = map(np.concatenate, fed)
+    np.testing.assert_array_equal(pairs, np.concatenate(epochs))
+    np.testing.assert_array_equal(pairs_left, pairs[n_done:])
+    rates = [float(each.model.optimizer.learning_rate) for each in (unbroken, resumed)]
+    assert rates[0] == pytest.approx(rates[1])

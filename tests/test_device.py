@@ -38,7 +38,7 @@ def test_auto_takes_bfloat16_only_where_it_is_faster(monkeypatch, flags, isa, gp
     monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     if isa is not None:
         monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", isa)
-    monkeypatch.setattr(device, "_cpuinfo", lambda field: flags)
+    monkeypatch.setattr(device, "cpuinfo", lambda field: flags)
     monkeypatch.setattr(device, "_gpu", lambda: gpu)
     monkeypatch.setattr(device, "backend", lambda: "tensorflow")
     assert device.resolve_precision("auto") == expected

@@ -1,6 +1,5 @@
 import argparse
 import json
-import shutil
 
 import keras
 import numpy as np
@@ -9,8 +8,8 @@ from scipy.special import softmax
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 import multiclass_experiment as experiment
-import utils.training
 from models.wide_residual_network import create_two_headed_wide_residual_network
+from tests.conftest import assert_resumed, watched
 from transformations import SimpleTransformer
 from utils.datasets import DatasetError, load_test_images
 from utils.device import resolve_precision
@@ -125,46 +124,13 @@ def small_two_headed(seed):
     return keras.Model(images, heads, name="two_headed")
 
 
-class Watched(keras.callbacks.Callback):
-    """A training's state after a step, and what an end at that time would leave of a checkpoint."""
-
-    def __init__(self, step, checkpoint=None):
-        super().__init__()
-        self.step, self.checkpoint, self.state, self.steps = step, checkpoint, None, 0
-
-    def on_train_begin(self, logs=None):
-        self.keep()
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.steps += 1
-        if self.keep() and self.checkpoint:
-            shutil.copy(self.checkpoint, self.checkpoint.with_name("left.checkpoint.keras"))
-
-    def keep(self):
-        optimizer = self.model.optimizer
-        if int(optimizer.iterations) != self.step:
-            return False
-        variables = [*self.model.variables, *optimizer.variables]
-        self.state = [keras.ops.convert_to_numpy(each).copy() for each in variables]
-        return True
-
-
-def test_resumed_training_goes_on_as_the_unbroken(tmp_path, monkeypatch):
-    """Equal bits of all that the next steps depend on; what they compute is so but for rounding."""
-    fed = []
-
-    def pair_batches(x, pairs, *arguments):
-        fed[-1].append(pairs)
-        return original(x, pairs, *arguments)
-
-    original = utils.training.pair_batches
-    monkeypatch.setattr(utils.training, "pair_batches", pair_batches)
+def test_resumed_training_goes_on_as_the_unbroken(tmp_path, fed):
+    """What the next steps compute is as it was, but for rounding."""
     x, y = glyphs(150, seed=100)
     settings = {"batch_size": 32, "verbose": 0}
     checkpoint, left = tmp_path / "run.checkpoint.keras", tmp_path / "left.checkpoint.keras"
-    watched, rates = [Watched(3, checkpoint), Watched(3)], []
-    for seed, file, every in ((0, checkpoint, 0), (1, left, 100)):
-        watch = watched[seed]
+    unbroken, resumed = watched(3, checkpoint), watched(3)
+    for seed, file, every, watch in ((0, checkpoint, 0, unbroken), (1, left, 100, resumed)):
         fed.append([])
         network = small_two_headed(seed)
         experiment.train_network(
@@ -178,15 +144,9 @@ def test_resumed_training_goes_on_as_the_unbroken(tmp_path, monkeypatch):
             callbacks=[watch],
             **settings,
         )
-        rates.append(float(watch.model.optimizer.learning_rate))
-    assert [watch.steps for watch in watched] == [10, 10 - 3]
-    for one, other in zip(watched[0].state, watched[1].state, strict=True):
-        np.testing.assert_array_equal(one, other)
-    pairs, pairs_left = map(np.concatenate, fed)
+    assert (unbroken.steps, resumed.steps) == (10, 10 - 3)
     epochs = [experiment.random_pairs(150, 8, 0, epoch) for epoch in range(2)]
-    np.testing.assert_array_equal(pairs, np.concatenate(epochs))
-    np.testing.assert_array_equal(pairs_left, pairs[3 * 32 :])
-    assert rates[0] == pytest.approx(rates[1])
+    assert_resumed(unbroken, resumed, fed, epochs, n_done=3 * 32)
     with pytest.raises(ValueError, match="checkpoint of a training with other settings"):
         experiment.train_network(
             network, x, y, SimpleTransformer(), epochs=4, checkpoint=left, **settings

@@ -1,7 +1,6 @@
 import importlib.util
 import json
 import os
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -13,8 +12,8 @@ import pytest
 from scipy.special import logsumexp
 
 import models.transformation_detector
-import utils.training
 from models.transformation_detector import TransformationDetector, epoch_pairs
+from tests.conftest import assert_resumed, watched
 from transformations import TransformationSet
 from utils.dirichlet import estimate_alpha, normality_score
 from utils.metrics import auroc
@@ -255,68 +254,21 @@ def test_scores_agree_across_backends(detector, tested, tmp_path):
 ROOT = Path(__file__).resolve().parents[1]
 
 
-class Watched(keras.callbacks.Callback):
-    """A training's state after a step, and what a kill at that time would leave of a checkpoint."""
-
-    def __init__(self, step, checkpoint=None):
-        super().__init__()
-        self.step, self.checkpoint, self.state = step, checkpoint, None
-
-    def on_train_begin(self, logs=None):
-        self.keep()
-
-    def on_train_batch_end(self, batch, logs=None):
-        if self.keep() and self.checkpoint:
-            shutil.copy(self.checkpoint, self.checkpoint.with_name("left.checkpoint.keras"))
-
-    def keep(self):
-        optimizer = self.model.optimizer
-        if int(optimizer.iterations) != self.step:
-            return False
-        variables = [*self.model.variables, *optimizer.variables]
-        self.state = [keras.ops.convert_to_numpy(each).copy() for each in variables]
-        return True
-
-
 @pytest.mark.parametrize("optimizer", ["adam", "muon"])
 def test_training_that_was_killed_goes_on_as_the_unbroken(
-    optimizer, fours, tmp_path, small_network, monkeypatch
+    optimizer, fours, tmp_path, small_network, fed
 ):
-    """7 steps of 2 epochs of 10: within an epoch, after its checkpoint.
-
-    Equal bits of all that the next steps depend on; what they compute is equal but for rounding.
-    """
-    fed = []
-
-    def pair_batches(x, pairs, *arguments):
-        fed[-1].append(pairs)
-        return original(x, pairs, *arguments)
-
-    original = utils.training.pair_batches
-    monkeypatch.setattr(utils.training, "pair_batches", pair_batches)
-    checkpoint = tmp_path / "run.checkpoint.keras"
-    left = tmp_path / "left.checkpoint.keras"
-    unbroken, resumed = Watched(7, checkpoint), Watched(7)
-    rates = []
-    for file, watched, every in ((checkpoint, unbroken, 0), (left, resumed, 100)):
+    """7 steps of 2 epochs of 10: within an epoch, after its checkpoint."""
+    checkpoint, left = tmp_path / "run.checkpoint.keras", tmp_path / "left.checkpoint.keras"
+    unbroken, resumed = watched(7, checkpoint), watched(7)
+    for file, watch, every in ((checkpoint, unbroken, 0), (left, resumed, 100)):
         fed.append([])
-        detector = TransformationDetector(
-            **SMALL | {"optimizer": optimizer}, epochs=2, batch_size=64
-        )
-        counter = Counter()
-        detector.fit(
-            fours[:80], checkpoint=file, checkpoint_seconds=every, callbacks=[watched, counter]
-        )
-        rates.append(float(watched.model.optimizer.learning_rate))
-    assert counter.steps == 20 - 7
-    assert len(unbroken.state) == len(resumed.state)
-    for one, other in zip(unbroken.state, resumed.state, strict=True):
-        np.testing.assert_array_equal(one, other)
-    pairs, pairs_left = map(np.concatenate, fed)
+        settings = SMALL | {"optimizer": optimizer}
+        detector = TransformationDetector(**settings, epochs=2, batch_size=64)
+        detector.fit(fours[:80], checkpoint=file, checkpoint_seconds=every, callbacks=[watch])
+    assert resumed.steps == 20 - 7
     epochs = [epoch_pairs(80, 8, seed=0, epoch=epoch) for epoch in range(2)]
-    np.testing.assert_array_equal(pairs, np.concatenate(epochs))
-    np.testing.assert_array_equal(pairs_left, pairs[7 * 64 :])
-    assert rates[0] == pytest.approx(rates[1])
+    assert_resumed(unbroken, resumed, fed, epochs, n_done=7 * 64)
 
 
 def test_a_checkpoint_of_other_settings_is_refused(fours, tmp_path, small_network):

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 from utils.backend import backend
+from utils.startup import cpuinfo
 
 PRECISIONS = ("auto", "float32", "mixed_bfloat16")
 
@@ -42,7 +43,7 @@ def _computes_bfloat16() -> bool:
         return False
     isa = os.environ.get("ONEDNN_MAX_CPU_ISA", "DEFAULT")
     allowed = isa in ("DEFAULT", "ALL") or "AMX" in isa
-    return allowed and "amx_bf16" in _cpuinfo("flags").split()
+    return allowed and "amx_bf16" in cpuinfo("flags").split()
 
 
 def _gpu() -> dict | None:
@@ -89,25 +90,13 @@ def scoring_batch() -> int:
     return 144 if _gpu() is None else 576
 
 
-def _cpuinfo(field: str) -> str:
-    """The first value of a field of /proc/cpuinfo, empty where there is none."""
-    if not os.path.exists("/proc/cpuinfo"):
-        return ""
-    with open("/proc/cpuinfo") as lines:
-        for line in lines:
-            name, _, value = line.partition(":")
-            if name.strip() == field:
-                return value.strip()
-    return ""
-
-
 def device_name() -> str:
     """The device that trains: a GPU's name, or the processor's, its cores and vector units."""
     gpu = _gpu()
     if gpu is not None:
         return gpu["name"]
-    name = _cpuinfo("model name") or platform.processor() or platform.machine()
-    native = {"amx_bf16", "avx512_bf16", "avx512f", "avx2"} & set(_cpuinfo("flags").split())
+    name = cpuinfo("model name") or platform.processor() or platform.machine()
+    native = {"amx_bf16", "avx512_bf16", "avx512f", "avx2"} & set(cpuinfo("flags").split())
     units = f", {' '.join(sorted(native))}" if native else ""
     return f"{name}, {len(processor_cores())} cores{units}"
 
@@ -122,18 +111,22 @@ def processor_cores() -> list[int]:
 def made_with() -> dict:
     """What numbers depend on beside the settings, as plain values for a run's file.
 
-    "backend", "device", "versions" of Python and the libraries, as they call themselves, whatever
-    package they came in, and "commit", that of this project.
+    "backend", "device", "versions" and "commit", that of this project, which git is asked for.
     """
-    libraries = ("keras", backend(), "numpy", "scipy", "sklearn")
-    versions = {name: importlib.import_module(name).__version__ for name in libraries}
-    versions["scikit-learn"] = versions.pop("sklearn")
     return {
         "backend": backend(),
         "device": device_name(),
-        "versions": {"python": platform.python_version()} | versions,
+        "versions": versions(),
         "commit": commit(),
     }
+
+
+def versions() -> dict[str, str]:
+    """Of Python and the libraries, as they call themselves, whatever package they came in."""
+    libraries = ("keras", backend(), "numpy", "scipy", "sklearn")
+    found = {name: importlib.import_module(name).__version__ for name in libraries}
+    found["scikit-learn"] = found.pop("sklearn")
+    return {"python": platform.python_version()} | found
 
 
 def commit() -> str:

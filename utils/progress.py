@@ -1,6 +1,7 @@
 """Progress: a bar on a terminal, and lines in a log."""
 
 import sys
+import time
 
 from tqdm.auto import tqdm
 
@@ -16,6 +17,10 @@ class Lines(tqdm):
     def display(self, msg=None, pos=None):
         self.fp.write(f"{self if msg is None else msg}\n")
         self.fp.flush()
+
+    def is_due(self) -> bool:
+        """Whether the next update may write a line."""
+        return not self.disable and time.time() - self.last_print_t >= self.mininterval
 
     def close(self):
         self.disable = True  # the end needs no line

@@ -86,9 +86,9 @@ def write_run(
 def read_details(path: Path) -> dict:
     """How a run was made, and its areas. Raises ResultError where the file is no run's."""
     try:
-        arrays = read_npz(path)
-        details = json.loads(str(arrays["details"]))
-        return details | {k: float(arrays[k]) for k in ("auroc", "aupr_normal", "aupr_anomaly")}
+        areas = ("auroc", "aupr_normal", "aupr_anomaly")
+        arrays = read_npz(path, ("details", *areas))
+        return json.loads(str(arrays["details"])) | {k: float(arrays[k]) for k in areas}
     except (ValueError, KeyError, TypeError) as error:
         raise ResultError(f"{path} is no result of experiments.py ({error}); delete it") from error
 
@@ -239,7 +239,7 @@ def plot_roc(runs: pd.DataFrame, dataset: str, path: Path) -> None:
         panel.set_axis_off()
     for panel, class_index in zip(panels, classes, strict=False):
         for _, run in first[first["class_index"] == class_index].iterrows():
-            arrays = read_npz(run["path"])
+            arrays = read_npz(run["path"], ("roc_fpr", "roc_tpr"))
             label = ", ".join([run["method"], *run[differing]])
             label = f"{label}: {100 * run['auroc']:.1f}"
             panel.plot(arrays["roc_fpr"], arrays["roc_tpr"], linewidth=1.2, label=label)

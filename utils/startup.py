@@ -62,12 +62,21 @@ def load_keras() -> None:
             tensorflow.config.list_physical_devices()  # which looks for a GPU, once in a process
 
 
+def cpuinfo(field: str) -> str:
+    """The first value of a field of /proc/cpuinfo, empty where there is none."""
+    if not os.path.exists("/proc/cpuinfo"):
+        return ""
+    with open("/proc/cpuinfo") as lines:
+        for line in lines:
+            name, _, value = line.partition(":")
+            if name.strip() == field:
+                return value.strip()
+    return ""
+
+
 def _lacks_avx512():
-    try:
-        cpuinfo = Path("/proc/cpuinfo").read_text()
-    except OSError:  # not Linux
-        return False
-    return "avx2" in cpuinfo and "avx512f" not in cpuinfo
+    flags = cpuinfo("flags").split()
+    return "avx2" in flags and "avx512f" not in flags
 
 
 def _has_gpu():

@@ -63,10 +63,12 @@ def check_finite(model: keras.Model, steps: int, learning_rate: float) -> None:
     """ValueError where a weight is not finite after so many steps of training."""
     for variable in model.variables:
         if not np.isfinite(ops.convert_to_numpy(ops.convert_to_tensor(variable))).all():
-            raise ValueError(
-                f"training diverged: {variable.path} is not finite after {steps} steps; lower "
-                f"learning_rate, now {learning_rate:g}"
-            )
+            raise diverged(f"{variable.path} is not finite after {steps} steps", learning_rate)
+
+
+def diverged(what: str, learning_rate: float) -> ValueError:
+    """The error to raise where a training has left numbers that are not finite."""
+    return ValueError(f"training diverged: {what}; lower learning_rate, now {learning_rate:g}")
 
 
 class Checkpoint(keras.callbacks.Callback):
@@ -151,9 +153,12 @@ class TrainingProgress(keras.callbacks.Callback):
         )
 
     def on_train_batch_end(self, batch, logs=None):
-        if isinstance(self.bar, Lines):  # what a line says is to be of its own step
-            self._show(logs)
-        if self.bar.update():
+        # only what is shown is read: reading waits for the device
+        if isinstance(self.bar, Lines):
+            if self.bar.is_due():
+                self._show(logs)
+            self.bar.update()
+        elif self.bar.update():
             self._show(logs)
 
     def on_predict_batch_end(self, batch, logs=None):
