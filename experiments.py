@@ -30,6 +30,7 @@ import keras
 from baselines import METHODS, Method
 from models.model_file import with_current_names
 from models.recipes import RECIPES
+from models.transformation_detector import TransformationDetector
 from utils.backend import backend
 from utils.claims import ClaimedError, claim
 from utils.commands import number_above_zero, run_command, seed_number, whole_number
@@ -195,11 +196,10 @@ def make_run(run: Run, data, options: argparse.Namespace, remaining: int) -> dic
     limit = min((n for n in limits if n is not None), default=None)
     x_test = random_part(data.x_test, limit, options.seed)
     normal = random_part(data.y_test, limit, options.seed) == run.class_index
-    if method.resumable:
-        estimate = [TimeEstimate(run.method, detector, len(x), len(x_test), remaining)]
-        detector.fit(x, checkpoint=run.checkpoint, callbacks=estimate if remaining else [])
-    else:
-        detector.fit(x)
+    estimates = []
+    if remaining and isinstance(detector, TransformationDetector):
+        estimates = [TimeEstimate(run.method, detector, len(x), len(x_test), remaining)]
+    detector.fit(x, checkpoint=run.checkpoint, callbacks=estimates)
     if method.hindsight:
         scores = detector.score_in_hindsight(x_test, normal)
     else:

@@ -17,16 +17,14 @@ from utils.detector import Detector
 class Method:
     """How to make a method's detector, and how the paper ran it.
 
-    runs: how many of each class. recipes: settings by name. resumable: `fit` takes a checkpoint and
-    Keras callbacks. hindsight: the detector chooses settings by the test labels, as the paper lets
-    the one-class SVMs do, through `score_in_hindsight(x, normal)`. backends: Keras's, on which it
-    trains.
+    runs: how many of each class. recipes: settings by name. hindsight: the detector chooses
+    settings by the test labels, as the paper lets the one-class SVMs do, through
+    `score_in_hindsight(x, normal)`. backends: Keras's, on which it trains.
     """
 
     create: Callable[..., Detector]
     runs: int
     recipes: dict[str, dict] = field(default_factory=lambda: {"paper": {}, "small": {}})
-    resumable: bool = False
     hindsight: bool = False
     backends: tuple[str, ...] = ("tensorflow", "torch", "jax")
 
@@ -37,7 +35,7 @@ def _small(**settings):
 
 
 METHODS = {
-    "transformations": Method(TransformationDetector, runs=5, recipes=RECIPES, resumable=True),
+    "transformations": Method(TransformationDetector, runs=5, recipes=RECIPES),
     "raw_ocsvm": Method(RawOCSVM, runs=1, hindsight=True),
     "cae_ocsvm": Method(CAEOCSVM, runs=1, hindsight=True),
     "deep_svdd": Method(
@@ -45,7 +43,9 @@ METHODS = {
         runs=5,
         recipes=_small(epochs=20, batch_size=32, learning_rate=1e-3),
     ),
-    "dagmm": Method(DAGMM, runs=5, recipes=_small(epochs=100, batch_size=32)),
+    "dagmm": Method(
+        DAGMM, runs=5, recipes=_small(epochs=100, batch_size=32, covariance_epsilon=0.1)
+    ),
     "dsebm": Method(DSEBM, runs=5, recipes=_small(epochs=60, batch_size=32, learning_rate=1e-2)),
     "adgan": Method(
         ADGAN,

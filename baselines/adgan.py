@@ -1,17 +1,21 @@
 """Anomaly detection with a generative adversarial network (section 5.1; Deecke et al., 2018)."""
 
+import math
 from dataclasses import dataclass
 
 import keras
 import numpy as np
 from keras import layers, ops
 
-from baselines.deep import DeepBaseline
+from baselines.deep import DeepBaseline, Network, fit_network
 from models.encoders_decoders import convolutional_decoder, convolutional_encoder
 from utils.backend import backend, input_gradient
+from utils.batches import predict
+from utils.detector import to_unit_range
 from utils.device import use_xla
 from utils.optimizers import Adam
 from utils.settings import number, optional, setting, whole_number
+from utils.training import Checkpoint, TrainingProgress
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -20,19 +24,21 @@ class ADGAN(DeepBaseline):
 
     Training: a Wasserstein GAN. The critic is the shared encoder with one linear output, the
     generator the shared decoder from N(0, I) of latent_dim. The critic's gradients between real and
-    generated images are held at norm 1 by a penalty with coefficient gradient_penalty. Each of
-    `epochs` has steps_per_epoch generator steps, with critic_steps each; Adam with learning_rate,
-    beta 0 and 0.9.
+    generated images are held at norm 1 by a penalty with coefficient gradient_penalty; what it sees
+    is generated with moving statistics, which move once a generator step. Each of `epochs` has
+    steps_per_epoch generator steps, with critic_steps each; Adam with learning_rate, beta 0 and
+    0.9.
 
     Scoring: for each of n_seeds latent vectors z, scoring_steps Adam steps (beta_1 0.5) on z with
     z_learning_rate, in turn with steps on a copy of the generator's weights with
-    weights_learning_rate; every image and z starts from the trained weights. The score is minus the
-    mean over the z of the mean squared error that is left. All images have the same first z, so
-    that the score of an image depends on nothing else. max_test: experiments score a random so many
-    of the test images.
+    weights_learning_rate; every image and z starts from the trained weights. The steps on the
+    weights are in training mode, with the statistics of one generated image (`Reconstruction`). The
+    score is minus the mean over the z of the mean squared error that is left. All images have the
+    same first z, so that the score of an image depends on nothing else. max_test: experiments score
+    a random so many of the test images.
 
-    pairs_at_once pairs of image and z are adapted at once, or one image's where it has more; they
-    take about 20 MB each at 32x32, measured on TensorFlow. TensorFlow and PyTorch only.
+    pairs_at_once pairs of image and z are adapted at once, or one image's where it has more.
+    TensorFlow and PyTorch only.
     """
 
     latent_dim: int = setting(256, whole_number())
@@ -48,50 +54,75 @@ class ADGAN(DeepBaseline):
     epochs: float = setting(100, number())
     learning_rate: float = setting(1e-4, number())
 
-    def _train(self, x: np.ndarray) -> keras.Model:
+    def _train(self, x: np.ndarray, checkpoint: Checkpoint, callbacks: list) -> keras.Model:
         if backend() == "jax":
             raise ValueError(
                 "ADGAN trains on TensorFlow and PyTorch, not on JAX: set KERAS_BACKEND=tensorflow "
                 "or torch"
             )
         settings = self.settings_
-        critic = convolutional_encoder(x.shape[1:], 1, None, seed=settings.seed)
-        generator = convolutional_decoder(x.shape[1:], settings.latent_dim, seed=settings.seed + 1)
+        shape, latent, seed = x.shape[1:], settings.latent_dim, settings.seed
+        critic = convolutional_encoder(shape, 1, None, seed=seed, dtype=self.precision_)
+        generator = convolutional_decoder(shape, latent, seed=seed + 1, dtype=self.precision_)
         gan = WassersteinGAN(critic, generator, settings)
-        rng = np.random.default_rng(settings.seed)
+        rng = np.random.default_rng(seed)
         steps = max(1, round(settings.epochs * settings.steps_per_epoch))
-        batches = rng.integers(len(x), size=(steps, settings.critic_steps * settings.batch_size))
-        self._fit_network(gan, x, batches, "ADGAN")
+        batches = [self._draw(rng, len(x)) for _ in range(steps)]
+        fit_network(self, gan, x, checkpoint, callbacks, "ADGAN", batches=batches)
         z = rng.standard_normal((settings.n_seeds, settings.latent_dim)).astype(np.float32)
-        network = Reconstruction(generator, z, settings)
+        adapted = convolutional_decoder(shape, latent)  # in float32
+        adapted.set_weights(generator.get_weights())
+        network = Reconstruction(adapted, z, settings)
         # products of matrices, no convolutions: here XLA is three times as fast on a CPU too
         network.compile(jit_compile=backend() == "tensorflow")
         return network
 
+    def _draw(self, rng, n):
+        """Which of n images each critic step of one generator step sees, none of them twice."""
+        size, steps = self.settings_.batch_size, self.settings_.critic_steps
+        parts = [rng.choice(n, size, replace=size > n) for _ in range(steps)]
+        return np.concatenate(parts)
+
     def _score(self, x: np.ndarray) -> np.ndarray:
         images = max(1, self.settings_.pairs_at_once // self.settings_.n_seeds)
-        return -self._predict(self.network_, x, images, "ADGAN, scoring")
+        n = math.ceil(len(x) / images)
+        bar = TrainingProgress("ADGAN, scoring", n, verbose=self.verbose)
+        errors = predict(self.network_, x, images, to_unit_range, [bar])
+        bar.close()
+        return -errors
 
 
 # --------------------------------------------------------------------------------------- training
 
 
-class WassersteinGAN(keras.Model):
+class WassersteinGAN(Network):
     """Trains the critic on each part of a batch of real images, then the generator once."""
 
     def __init__(self, critic, generator, settings):
         super().__init__(name="wasserstein_gan")
         self.batch_size, self.critic_steps = settings.batch_size, settings.critic_steps
-        noise = _Noise(settings.latent_dim, settings.seed)
+        self.noise = _Noise(settings.latent_dim, settings.seed)
+        self.shares = keras.random.SeedGenerator(settings.seed + 1)
+
+        def critic_loss(x, outputs):
+            fake = ops.stop_gradient(generator(self.noise(x), training=False))
+            share = keras.random.uniform((ops.shape(x)[0], 1, 1, 1), seed=self.shares)
+            penalty = gradient_penalty(critic, share * x + (1 - share) * fake)
+            loss = ops.mean(critic(fake, training=True)) - ops.mean(outputs)
+            return loss + settings.gradient_penalty * penalty
+
+        def generate(x, training):
+            return generator(self.noise(x), training=training)
+
         self.trainers = [
-            _CriticTrainer(critic, generator, noise, settings),
-            _GeneratorTrainer(critic, generator, noise),
+            _Trainer(critic, critic, critic_loss),
+            _Trainer(generator, generate, lambda x, fake: -ops.mean(critic(fake, training=True))),
         ]
-        for trainer, network in zip(self.trainers, (critic, generator), strict=True):
+        for trainer in self.trainers:
             adam = Adam(settings.learning_rate, beta_1=0.0, beta_2=0.9)
-            adam.build(network.trainable_variables)
+            adam.build(trainer.network.trainable_variables)
             trainer.compile(adam)
-        self.compile(optimizer=None, jit_compile=use_xla())
+        self.compile(adam, jit_compile=use_xla())  # the generator's Adam counts this model's steps
         self.built = True
 
     def call(self, x):
@@ -119,39 +150,20 @@ class _Noise(layers.Layer):
         return keras.random.normal((ops.shape(x)[0], self.latent_dim), seed=self.seeds)
 
 
-class _CriticTrainer(keras.Model):
-    def __init__(self, critic, generator, noise, settings):
-        super().__init__(name="critic_trainer")
-        self.critic = critic
-        self.generate = lambda x: generator(noise(x), training=True)  # not this model's to train
-        self.penalty = settings.gradient_penalty
-        self.seeds = keras.random.SeedGenerator(settings.seed + 1)
+class _Trainer(Network):
+    """Trains one of the two networks by a loss of real images and of outputs on them.
+
+    outputs, loss: functions, in which the other network is hidden: it is not this model's to train.
+    """
+
+    def __init__(self, network, outputs, loss):
+        super().__init__(name=f"{network.name}_trainer")
+        self.network = network
+        self.outputs_on, self.loss_of = lambda x, training: outputs(x, training=training), loss
         self.built = True
 
     def call(self, x, training=False):
-        return self.critic(x, training=training)
-
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        fake = ops.stop_gradient(self.generate(x))
-        share = keras.random.uniform((ops.shape(x)[0], 1, 1, 1), seed=self.seeds)
-        penalty = gradient_penalty(self.critic, share * x + (1 - share) * fake)
-        return (
-            ops.mean(self.critic(fake, training=True)) - ops.mean(y_pred) + self.penalty * penalty
-        )
-
-
-class _GeneratorTrainer(keras.Model):
-    def __init__(self, critic, generator, noise):
-        super().__init__(name="generator_trainer")
-        self.generator, self.noise = generator, noise
-        self.criticise = lambda x: critic(x, training=True)  # not this model's to train
-        self.built = True
-
-    def call(self, x, training=False):
-        return self.generator(self.noise(x), training=training)
-
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        return -ops.mean(self.criticise(y_pred))
+        return self.outputs_on(x, training)
 
 
 def gradient_penalty(critic: keras.Model, x):
@@ -164,8 +176,13 @@ def gradient_penalty(critic: keras.Model, x):
 # ---------------------------------------------------------------------------------------- scoring
 
 
-class Reconstruction(keras.Model):
-    """Images (n, h, w, c) to the mean errors (n,) of the generators adapted to them."""
+class Reconstruction(Network):
+    """Images (n, h, w, c) to the mean errors (n,) of the generators adapted to them.
+
+    The steps on the weights are in training mode, as in the authors' code, and their batch is one
+    generated image. So the normalisation after the dense layer gives its beta, whatever z is: that
+    beta and what comes after it are adapted, alike for all z of an image.
+    """
 
     def __init__(self, generator, z, settings):
         super().__init__(name="reconstruction")
@@ -175,37 +192,30 @@ class Reconstruction(keras.Model):
         self.built = True
 
     def call(self, x):
-        pairs = ops.shape(x)[0] * len(self.z)
-        z = ops.tile(self.z, (ops.shape(x)[0], 1))
-        x = ops.repeat(x, len(self.z), axis=0)
-        weights = [
-            ops.broadcast_to(variable[None], (pairs, *variable.shape))
-            for variable in self.generator.trainable_variables
-        ]
+        n = ops.shape(x)[0]
 
-        def error(z, weights):
+        def error(weights, z=None):
             images = generate_each(self.generator, weights, z)
-            return ops.mean((images - x) ** 2, axis=(1, 2, 3))
+            return ops.mean((images - x[:, None]) ** 2, axis=(2, 3, 4))
 
         def step(t, state):
             z_state, weight_states = state
             weights = [value for value, _, _ in weight_states]
-            slope = input_gradient(error, z_state[0], weights=weights)
-            z_state = adam_step(t, z_state, slope, self.rates[0])
-            slopes = input_gradient(lambda weights, z: error(z, weights), weights, z=z_state[0])
-            weight_states = [
+            slope = input_gradient(lambda z: error(weights, z), z_state[0])
+            slopes = input_gradient(error, weights)
+            return adam_step(t, z_state, slope, self.rates[0]), [
                 adam_step(t, each, slope, self.rates[1])
                 for each, slope in zip(weight_states, slopes, strict=True)
             ]
-            return z_state, weight_states
 
         def start(value):
+            value = ops.broadcast_to(value[None], (n, *value.shape))
             return value, ops.zeros_like(value), ops.zeros_like(value)
 
-        state = start(z), [start(value) for value in weights]
+        adapted = [ops.convert_to_tensor(each) for each in adapted_weights(self.generator)]
+        state = start(ops.convert_to_tensor(self.z)), [start(value) for value in adapted]
         (z, _, _), weight_states = ops.fori_loop(0, self.steps, step, state)
-        errors = error(z, [value for value, _, _ in weight_states])
-        return ops.mean(ops.reshape(errors, (-1, len(self.z))), axis=1)
+        return ops.mean(error([value for value, _, _ in weight_states], z), axis=1)
 
 
 def adam_step(t, state: tuple, gradient, learning_rate, beta_1=0.5, beta_2=0.999):
@@ -218,45 +228,49 @@ def adam_step(t, state: tuple, gradient, learning_rate, beta_1=0.5, beta_2=0.999
     return value - rate * m / (ops.sqrt(v) + 1e-7), m, v
 
 
-def generate_each(generator: keras.Model, weights: list, z):
-    """Image i from z[i] by the generator with weights[:][i], its own: (n, h, w, c).
+def adapted_weights(generator: keras.Model) -> list[keras.Variable]:
+    """All trainable ones but the dense layer's kernel and bias and its normalisation's gamma."""
+    return generator.trainable_variables[3:]
 
-    weights: for each of the generator's trainable variables, its values with a leading axis of n.
-    Batch normalisation has the statistics of training.
+
+def generate_each(generator: keras.Model, weights: list, z=None):
+    """Images (n, s, h, w, c) by the generator with weights[:][i] for images i of s latent vectors.
+
+    weights: for each of `adapted_weights`, its values with a leading axis of n. z: (n, s, d), with
+    the moving statistics of training; None: an image each (s = 1), with the statistics of that
+    image, as in training mode.
     """
     weights = iter(weights)
-    x = z
-    for layer in generator.layers[1:]:
-        if isinstance(layer, layers.Dense):
-            x = ops.einsum("ni,nio->no", x, next(weights)) + next(weights)
+    dense, normalisation, *others = generator.layers[1:]
+    x = next(weights)[:, None]
+    if z is not None:
+        x = x - normalisation.beta + normalisation(dense(z), training=False)
+    for layer in others:
+        if isinstance(layer, layers.Reshape):
+            x = ops.reshape(x, (-1, x.shape[1], *layer.target_shape))
         elif isinstance(layer, layers.Conv2DTranspose):
-            x = conv_transpose_each(x, next(weights)) + next(weights)[:, None, None]
+            x = conv_transpose_each(x, next(weights)) + next(weights)[:, None, None, None]
         elif isinstance(layer, layers.BatchNormalization):
-            scale = next(weights) / ops.sqrt(layer.moving_variance + layer.epsilon)
-            offset = next(weights) - layer.moving_mean * scale
-            shape = (-1, *[1] * (len(x.shape) - 2), x.shape[-1])
-            x = x * ops.reshape(scale, shape) + ops.reshape(offset, shape)
+            mean, variance = layer.moving_mean, layer.moving_variance
+            if z is None:
+                mean, variance = ops.moments(x, axes=(1, 2, 3), keepdims=True)
+            gamma, beta = (next(weights)[:, None, None, None] for _ in range(2))
+            x = (x - mean) / ops.sqrt(variance + layer.epsilon) * gamma + beta
         else:
             x = layer(x)
     return x
 
 
 def conv_transpose_each(x, kernels):
-    """Conv2DTranspose of stride 2, padding "same", with a 3x3 kernel for each of n images.
+    """Conv2DTranspose of stride 2, padding "same", with a 3x3 kernel for each i of n.
 
-    x: (n, h, w, i). kernels: (n, 3, 3, o, i). Output pixel 2 r gets kernel row 0 of pixel r and row
-    2 of r - 1, output pixel 2 r + 1 gets row 1 of r; and so for columns.
+    x: (n, s, h, w, i). kernels: (n, 3, 3, o, i).
     """
-    _, height, width, _ = x.shape
-    filters = kernels.shape[3]
-    x = ops.einsum("nhwi,nkloi->nhwklo", x, kernels)
-    x = ops.stack([x[:, :, :, 0] + _after(x[:, :, :, 2], axis=1), x[:, :, :, 1]], axis=2)
-    x = ops.reshape(x, (-1, 2 * height, width, 3, filters))
-    x = ops.stack([x[:, :, :, 0] + _after(x[:, :, :, 2], axis=2), x[:, :, :, 1]], axis=3)
-    return ops.reshape(x, (-1, 2 * height, 2 * width, filters))
+    x_rows = ops.einsum("nshwi,nkloi->nswlokh", x, kernels)
+    x_rows = ops.einsum("nswlokh,khr->nsrolw", x_rows, _places(x.shape[2]))
+    return ops.einsum("nsrolw,lwc->nsrco", x_rows, _places(x.shape[3]))
 
 
-def _after(x, axis):
-    """x moved by one along axis, from a 0."""
-    x = ops.pad(x, [(int(i == axis), 0) for i in range(len(x.shape))])
-    return x[:, :-1] if axis == 1 else x[:, :, :-1]
+def _places(side):
+    """(3, side, 2 side): 1 where row k of a kernel at pixel h adds to output row r, 2 h + k."""
+    return np.stack([np.eye(2 * side, k=k, dtype=np.float32)[::2] for k in range(3)])

@@ -1,17 +1,19 @@
 """What the deep baselines share: one interface, one training loop and its progress."""
 
-import math
-import time
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import keras
 import numpy as np
+from keras import ops
 
-from utils.batches import batches, predict
+from utils.batches import epoch_batches, predict
 from utils.detector import Detector, to_unit_range
-from utils.settings import number, setting, whole_number
-from utils.training import Checkpoint, TrainingProgress, check_finite
+from utils.device import PRECISIONS, use_xla
+from utils.optimizers import Adam
+from utils.settings import choice, number, setting, whole_number
+from utils.training import Checkpoint, fit_steps
 
 SCORING_BATCH = 512
 """Images a batch while scoring."""
@@ -21,72 +23,91 @@ SCORING_BATCH = 512
 class DeepBaseline(Detector):
     """A detector whose subclass says how to train its network and how to score with it.
 
-    epochs, which may be a fraction, batch_size and learning_rate are settings of every subclass.
-    After `fit`: network_, which scores.
+    epochs, which may be a fraction, batch_size, learning_rate and precision are settings of every
+    subclass. precision: "float32", "mixed_bfloat16", or "auto", which takes bfloat16 where that is
+    faster, for the convolutions; losses, statistics and scores are in float32. After `fit`:
+    network_, which scores.
     """
 
     epochs: float = setting(200, number())
     batch_size: int = setting(128, whole_number())
     learning_rate: float = setting(1e-3, number())
+    precision: str = setting("auto", choice(*PRECISIONS))
 
     def _fit(self, x: np.ndarray, checkpoint: Checkpoint, callbacks: list) -> None:
-        start = time.perf_counter()
-        self.network_ = self._train(x)
-        self.seconds_["training"] = time.perf_counter() - start
+        self.network_ = self._train(x, checkpoint, callbacks)
+        self.seconds_["training"] = checkpoint.seconds
 
     def _scores(self, x: np.ndarray) -> dict[str, np.ndarray]:
         return {"own": np.asarray(self._score(x), np.float64)}
 
     @abstractmethod
-    def _train(self, x: np.ndarray) -> keras.Model:
+    def _train(self, x: np.ndarray, checkpoint: Checkpoint, callbacks: list) -> keras.Model:
         """The trained network of checked images."""
 
-    @abstractmethod
     def _score(self, x: np.ndarray) -> np.ndarray:
-        """The scores (n,) of checked images."""
+        """The scores (n,) of checked images: minus what the network gives."""
+        return -predict(self.network_, x, SCORING_BATCH, to_unit_range)
 
-    def _fit_network(self, model, x, batch_indices, description, targets=False):
-        fit_network(
-            model,
-            x,
-            batch_indices,
-            description,
-            targets=targets,
-            learning_rate=self.settings_.learning_rate,
-            verbose=self.verbose,
-        )
 
-    def _predict(self, model, x, batch_size=SCORING_BATCH, description=None):
-        """A compiled model's output for all images x, with a progress bar where described."""
-        shown = self.verbose and description is not None
-        bar = TrainingProgress(description, math.ceil(len(x) / batch_size), verbose=shown)
-        outputs = predict(model, x, batch_size, to_unit_range, [bar])
-        bar.close()
-        return outputs
+class Network(keras.Model):
+    """A model that its own constructor makes: of a file of it, only the weights are read.
+
+    A subclass may say what the loss is, beside what regularisers and `add_loss` add.
+    """
+
+    def loss_of(self, x, outputs):
+        """The mean of the outputs on images x."""
+        return ops.mean(outputs)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return self.loss_of(x, y_pred) + sum(self.losses)
+
+    def get_config(self):
+        return {}
+
+
+class Autoencoder(Network):
+    """Images (n, h, w, c) to images, by the mean squared error."""
+
+    def loss_of(self, x, outputs):
+        return ops.mean((x - outputs) ** 2)
 
 
 def fit_network(
-    model: keras.Model,
+    detector: Detector,
+    model: Network,
     x: np.ndarray,
-    batch_indices: list[np.ndarray],
+    checkpoint: Checkpoint,
+    callbacks: list[keras.callbacks.Callback],
     description: str,
     *,
-    learning_rate: float,
-    targets: bool = False,
-    verbose: int = 1,
+    batches: Sequence[np.ndarray] | None = None,
+    epochs: float | None = None,
+    learning_rate: float | keras.optimizers.schedules.LearningRateSchedule | None = None,
+    phase: int = 0,
 ) -> None:
-    """Train a compiled model on batches of images x (n, h, w, c), scaled to [-1, 1].
+    """Train a detector's model on images x (n, h, w, c), scaled to [-1, 1], by Adam.
 
-    batch_indices: which images make each batch. targets: the images are what the model is to give.
+    batches: the numbers of each batch's images, and the model is compiled already; None: epochs in
+    new orders. epochs, learning_rate: None are the settings. phase: see `utils.training.fit_steps`.
 
-    Raises ValueError where a weight is not finite afterwards; learning_rate is for that message.
+    Raises ValueError where a weight is not finite afterwards.
     """
-
-    def make(index):
-        images = to_unit_range(x[batch_indices[index]])
-        return (images, images) if targets else (images,)
-
-    progress = TrainingProgress(description, len(batch_indices), verbose=verbose)
-    model.fit(batches(len(batch_indices), make), shuffle=False, verbose=0, callbacks=[progress])
-    progress.close()
-    check_finite(model, len(batch_indices), learning_rate)
+    settings = detector.settings_
+    if batches is None:
+        epochs = settings.epochs if epochs is None else epochs
+        batches = epoch_batches(len(x), settings.batch_size, epochs, settings.seed)
+        model.compile(Adam(learning_rate or settings.learning_rate), jit_compile=use_xla())
+    fit_steps(
+        model,
+        lambda epoch: lambda index: (to_unit_range(x[batches[index]]),),
+        steps_per_epoch=len(batches),  # one call of Keras's `fit`: an epoch may be of 4 steps
+        total_steps=len(batches),
+        checkpoint=checkpoint,
+        learning_rate=settings.learning_rate,
+        description=description,
+        callbacks=callbacks,
+        phase=phase,
+        verbose=detector.verbose,
+    )

@@ -6,13 +6,12 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from baselines.deep import DeepBaseline
+from baselines.deep import Autoencoder, DeepBaseline, Network, fit_network
 from models.encoders_decoders import convolutional_encoder
 from utils.backend import input_gradient
-from utils.batches import epoch_batches
 from utils.device import use_xla
-from utils.optimizers import Adam
 from utils.settings import number, setting, whole_number
+from utils.training import Checkpoint
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -27,27 +26,26 @@ class DSEBM(DeepBaseline):
     representation_dim: int = setting(256, whole_number())
     noise: float = setting(0.5, number(low_too=True))
 
-    def _train(self, x: np.ndarray) -> keras.Model:
+    def _train(self, x: np.ndarray, checkpoint: Checkpoint, callbacks: list) -> keras.Model:
         settings = self.settings_
-        energy = EnergyModel(x.shape[1:], settings.representation_dim, seed=settings.seed)
+        energy = EnergyModel(
+            x.shape[1:],
+            settings.representation_dim,
+            seed=settings.seed,
+            dtype=self.precision_,
+        )
         energy.compile(jit_compile=use_xla())
         denoiser = Denoiser(energy, settings.noise, settings.seed)
-        adam = Adam(settings.learning_rate)
-        denoiser.compile(adam, "mse", jit_compile=use_xla())
-        batches = epoch_batches(len(x), settings.batch_size, settings.epochs, settings.seed)
-        self._fit_network(denoiser, x, batches, "DSEBM", targets=True)
+        fit_network(self, denoiser, x, checkpoint, callbacks, "DSEBM")
         return energy
 
-    def _score(self, x: np.ndarray) -> np.ndarray:
-        return -self._predict(self.network_, x)
 
+class EnergyModel(Network):
+    """Images (n, h, w, c) to energies (n,). how: seed and dtype of the encoder."""
 
-class EnergyModel(keras.Model):
-    """Images (n, h, w, c) to energies (n,)."""
-
-    def __init__(self, image_shape: tuple[int, int, int], representation_dim: int, *, seed: int):
+    def __init__(self, image_shape: tuple[int, int, int], representation_dim: int, **how):
         super().__init__(name="energy")
-        self.encoder = convolutional_encoder(image_shape, representation_dim, "relu", seed=seed)
+        self.encoder = convolutional_encoder(image_shape, representation_dim, "relu", **how)
         self.b = self.add_weight(shape=image_shape, initializer="zeros", name="b")
         self.built = True
 
@@ -56,7 +54,7 @@ class EnergyModel(keras.Model):
         return prior - ops.sum(self.encoder(x, training=training), axis=1)
 
 
-class Denoiser(keras.Model):
+class Denoiser(Autoencoder):
     """Images to x' - dE/dx', where x' is noisy in training."""
 
     def __init__(self, energy, noise, seed):

@@ -24,13 +24,12 @@ import numpy as np
 from joblib import Parallel, delayed
 from sklearn.svm import OneClassSVM
 
-from baselines.deep import fit_network
+from baselines.deep import Autoencoder, fit_network
 from models.encoders_decoders import convolutional_decoder, convolutional_encoder
-from utils.batches import epoch_batches, predict
+from utils.batches import predict
 from utils.detector import Detector, to_unit_range
-from utils.device import use_xla
+from utils.device import PRECISIONS
 from utils.metrics import auroc
-from utils.optimizers import Adam
 from utils.progress import progress
 from utils.settings import choice, number, optional, setting, several, whole_number
 from utils.training import Checkpoint, diverged
@@ -93,7 +92,7 @@ class _OneClassSVM(Detector):
     n_jobs: int = setting(-1, _n_jobs)
 
     def _fit(self, x: np.ndarray, checkpoint: Checkpoint, callbacks: list) -> None:
-        self._fit_features(x)
+        self._fit_features(x, checkpoint, callbacks)
         start = time.perf_counter()
         large = max(x.shape[1:3]) > 32
         n = min(len(x), self.settings_.max_train or (self.LARGE_TRAIN if large else len(x)))
@@ -149,7 +148,7 @@ class _OneClassSVM(Detector):
         self.seconds_["scoring"] = time.perf_counter() - start
         return scores
 
-    def _fit_features(self, x):
+    def _fit_features(self, x, checkpoint, callbacks):
         """Trains what `_features` needs on all images x; nothing for pixels."""
 
     def _features(self, x):
@@ -220,8 +219,8 @@ class CAEOCSVM(_OneClassSVM):
 
     The autoencoder learns all images of the class, by mean squared error and Adam with
     learning_rate, in epochs of batches of batch_size; its tanh code has representation_dim numbers.
-    The same seed gives the same initial weights and the same order of images. Other arguments and
-    attributes are `_OneClassSVM`'s; after `fit`, also encoder_.
+    The same seed gives the same initial weights and the same order of images. precision: see
+    `DeepBaseline`. Other arguments and attributes are `_OneClassSVM`'s; after `fit`, also encoder_.
     """
 
     LARGE_TRAIN = 2_500
@@ -230,26 +229,19 @@ class CAEOCSVM(_OneClassSVM):
     epochs: float = setting(200, number())
     batch_size: int = setting(128, whole_number())
     learning_rate: float = setting(1e-3, number())
+    precision: str = setting("auto", choice(*PRECISIONS))
 
-    def _fit_features(self, x):
-        start, settings = time.perf_counter(), self.settings_
+    def _fit_features(self, x, checkpoint, callbacks):
+        settings = self.settings_
         shape, code = self.image_shape_, settings.representation_dim
-        self.encoder_ = convolutional_encoder(shape, code, "tanh", seed=settings.seed)
-        decoder = convolutional_decoder(shape, code, seed=settings.seed + 1)
-        images = keras.Input(shape)
-        autoencoder = keras.Model(images, decoder(self.encoder_(images)))
-        adam = Adam(settings.learning_rate)
-        autoencoder.compile(adam, "mse", jit_compile=use_xla())
-        fit_network(
-            autoencoder,
-            x,
-            epoch_batches(len(x), settings.batch_size, settings.epochs, settings.seed),
-            "autoencoder",
-            targets=True,
-            learning_rate=settings.learning_rate,
-            verbose=self.verbose,
+        self.encoder_ = convolutional_encoder(
+            shape, code, "tanh", seed=settings.seed, dtype=self.precision_
         )
-        self.seconds_["autoencoder"] = time.perf_counter() - start
+        decoder = convolutional_decoder(shape, code, seed=settings.seed + 1, dtype=self.precision_)
+        images = keras.Input(shape)
+        autoencoder = Autoencoder(images, decoder(self.encoder_(images)))
+        fit_network(self, autoencoder, x, checkpoint, callbacks, "autoencoder")
+        self.seconds_["autoencoder"] = checkpoint.seconds
 
     def _features(self, x):
         codes = predict(self.encoder_, x, SCORING_ROWS, to_unit_range)

@@ -55,15 +55,15 @@ class OnePair(keras.Model):
                     variable.assign(ops.zeros_like(variable))
         state = self.generator.non_trainable_variables
 
-        def error(values, z):
-            images, _ = self.generator.stateless_call(values, state, z, training=False)
+        def error(values, z, training=False):
+            images, _ = self.generator.stateless_call(values, state, z, training=training)
             return ops.mean((images - x) ** 2)
 
         for _ in range(self.steps):
             weights = [variable.value for variable in self.generator.trainable_variables]
             slope = input_gradient(lambda z, w: error(w, z), ops.copy(self.z.value), w=weights)
             self.adams[0].apply([slope], [self.z])
-            slopes = input_gradient(error, weights, z=self.z.value)
+            slopes = input_gradient(error, weights, z=self.z.value, training=True)
             self.adams[1].apply(slopes, self.generator.trainable_variables)
         weights = [variable.value for variable in self.generator.trainable_variables]
         return ops.reshape(error(weights, self.z.value), (1,))

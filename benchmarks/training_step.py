@@ -163,13 +163,20 @@ def pipeline(precision: str, ends: list[float]):
     return side
 
 
-def torch_side(python: str, precision: str, *arguments: str):
+def torch_side(
+    python: str,
+    precision: str,
+    *arguments: str,
+    script: str = "torch_step.py",
+    warm_up: int = WARM_UP,
+    steps: int = STEPS,
+):
     """A side: seconds a step of PyTorch, which runs in a process of its own and waits."""
     dtype = "bfloat16" if precision == "mixed_bfloat16" else "float32"
-    script = Path(__file__).with_name("torch_step.py")
+    path = Path(__file__).with_name(script)
     threads = len(os.sched_getaffinity(0))
     process = subprocess.Popen(
-        [python, script, dtype, str(threads), str(WARM_UP), str(STEPS), *arguments],
+        [python, path, dtype, str(threads), str(warm_up), str(steps), *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

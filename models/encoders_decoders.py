@@ -17,19 +17,23 @@ def convolutional_encoder(
     representation_activation: str | None,
     *,
     seed: int | None = None,
+    dtype: str | None = None,
 ) -> keras.Model:
     """From images (n, h, w, c) in [-1, 1] to codes (n, representation_dim).
 
     3x3 convolutions of stride 2, batch normalisation and ReLU, with 64, 128 and 256 filters, and
     512 for images larger than 32x32; then a dense layer with representation_activation (None:
-    linear). seed makes the initial weights repeatable.
+    linear). seed makes the initial weights repeatable. dtype: Keras's dtype policy for all layers
+    but the last, which stays in float32.
     """
-    initializers = _initializers(seed)
+    initializers, policy = _initializers(seed), {"dtype": dtype}
     filters = (64, 128, 256, 512) if max(input_shape[:2]) > 32 else (64, 128, 256)
     inputs = x = keras.Input(input_shape, dtype="float32", name="images")
     for n in filters:
-        x = layers.Conv2D(n, 3, strides=2, padding="same", kernel_initializer=next(initializers))(x)
-        x = layers.ReLU()(BatchNormalization()(x))
+        x = layers.Conv2D(
+            n, 3, strides=2, padding="same", kernel_initializer=next(initializers), **policy
+        )(x)
+        x = layers.ReLU(**policy)(BatchNormalization(**policy)(x))
     outputs = layers.Dense(
         representation_dim, representation_activation, kernel_initializer=next(initializers)
     )(layers.Flatten()(x))
@@ -38,13 +42,17 @@ def convolutional_encoder(
 
 @keras_defaults()
 def convolutional_decoder(
-    output_shape: tuple[int, int, int], representation_dim: int, *, seed: int | None = None
+    output_shape: tuple[int, int, int],
+    representation_dim: int,
+    *,
+    seed: int | None = None,
+    dtype: str | None = None,
 ) -> keras.Model:
     """From codes (n, representation_dim) to images (n, h, w, c) in [-1, 1].
 
     A dense layer to 4x4x256, then 3x3 transposed convolutions of stride 2 with 128 and 64 filters
     (64 twice for 64x64 images, 128 alone for 16x16), each with batch normalisation and ReLU; the
-    last one goes to the image's channels, with tanh. seed makes the initial weights repeatable.
+    last one goes to the image's channels, with tanh. seed, dtype: as of the encoder.
 
     Raises ValueError for images that are not square or whose side is not 8, 16, 32, 64, ...
     """
@@ -55,17 +63,18 @@ def convolutional_decoder(
             f"the decoder makes square images of side 8, 16, 32, 64, ..., got {height}x{width}; "
             "pad or resize the images"
         )
-    initializers = _initializers(seed)
+    initializers, policy = _initializers(seed), {"dtype": dtype}
     inputs = keras.Input((representation_dim,), dtype="float32", name="codes")
-    x = layers.Dense(4 * 4 * 256, kernel_initializer=next(initializers))(inputs)
-    x = layers.Reshape((4, 4, 256))(layers.ReLU()(BatchNormalization()(x)))
+    x = layers.Dense(4 * 4 * 256, kernel_initializer=next(initializers), **policy)(inputs)
+    x = layers.ReLU(**policy)(BatchNormalization(**policy)(x))
+    x = layers.Reshape((4, 4, 256), **policy)(x)
     for n in (128, *[64] * (doublings - 2))[: doublings - 1]:
         x = layers.Conv2DTranspose(
-            n, 3, strides=2, padding="same", kernel_initializer=next(initializers)
+            n, 3, strides=2, padding="same", kernel_initializer=next(initializers), **policy
         )(x)
-        x = layers.ReLU()(BatchNormalization()(x))
+        x = layers.ReLU(**policy)(BatchNormalization(**policy)(x))
     x = layers.Conv2DTranspose(
-        channels, 3, strides=2, padding="same", kernel_initializer=next(initializers)
+        channels, 3, strides=2, padding="same", kernel_initializer=next(initializers), **policy
     )(x)
     outputs = layers.Activation("tanh")(x)
     return keras.Model(inputs, outputs, name="decoder")

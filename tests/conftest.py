@@ -48,6 +48,25 @@ def small_network(monkeypatch):
     monkeypatch.setattr(module, "create_wide_residual_network", create_small_network)
 
 
+not_of_tf_data = pytest.mark.filterwarnings("ignore:Even though the `tf.config")
+"""What TensorFlow says with `eagerly`: tf.data runs as ever."""
+
+
+@pytest.fixture
+def eagerly():
+    """Without tracing, which takes longer than a step or two."""
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
 @pytest.fixture(scope="session")
 def digits():
     """scikit-learn's digits as load_dataset gives them: 16x16x1 bytes."""
@@ -75,10 +94,11 @@ def watched(step, checkpoint=None):
                 shutil.copy(checkpoint, checkpoint.with_name("left.checkpoint.keras"))
 
         def keep(self):
-            optimizer = self.model.optimizer
-            if int(optimizer.iterations) != step:
+            if int(self.model.optimizer.iterations) != step:
                 return False
-            variables = [*self.model.variables, *optimizer.variables]
+            trainers = getattr(self.model, "trainers", [self.model])
+            variables = [*self.model.variables]
+            variables += [each for trainer in trainers for each in trainer.optimizer.variables]
             self.state = [keras.ops.convert_to_numpy(each).copy() for each in variables]
             return True
 

@@ -42,25 +42,30 @@ def test_penalty_of_a_linear_critic():
 
 def test_every_pair_has_its_own_generator(generator):
     rng = np.random.default_rng(1)
-    z = rng.normal(size=(3, 8)).astype("float32")
+    z = rng.normal(size=(3, 2, 8)).astype("float32")
     weights = [
         np.stack([numpy(v) + 0.1 * rng.normal(size=v.shape) for _ in z]).astype("float32")
-        for v in generator.trainable_variables
+        for v in adgan.adapted_weights(generator)
     ]
-    inputs = keras.tree.map_structure(keras.ops.convert_to_tensor, [weights, z])
-    found = numpy(adgan.generate_each(generator, *inputs))
+    weights, z = keras.tree.map_structure(keras.ops.convert_to_tensor, [weights, z])
+    found = numpy(adgan.generate_each(generator, weights, z))
+    in_training = numpy(adgan.generate_each(generator, weights))
     own = keras.models.clone_model(generator)
-    own.set_weights(generator.get_weights())
     for i in range(len(z)):
-        for variable, values in zip(own.trainable_variables, weights, strict=True):
+        own.set_weights(generator.get_weights())
+        for variable, values in zip(adgan.adapted_weights(own), weights, strict=True):
             variable.assign(values[i])
-        expected = numpy(own(z[i : i + 1], training=False))[0]
-        np.testing.assert_allclose(found[i], expected, atol=1e-5)
+        np.testing.assert_allclose(found[i], numpy(own(z[i], training=False)), atol=1e-5)
+        # a batch of one image, whatever its z
+        np.testing.assert_allclose(in_training[i], numpy(own(z[i, 1:], training=True)), atol=1e-4)
 
 
 @not_on_jax
 def test_many_pairs_at_once_score_as_one_after_another(generator):
-    """Against Keras's own layers, gradients and Adam, where a step's effect is well visible."""
+    """Against Keras's own layers, gradients and Adam, where a step's effect is well visible.
+
+    There all weights are adapted, in training mode on a batch of one.
+    """
     rng = np.random.default_rng(2)
     settings = ADGAN(latent_dim=8, scoring_steps=3, weights_learning_rate=1e-3)
     x = rng.uniform(-1, 1, (3, 16, 16, 1)).astype("float32")
@@ -112,8 +117,8 @@ def test_tells_images_from_their_mirror_images(trained):
 def test_critic_goes_two_steps_for_one_of_the_generator(trained):
     critic, generator = trained[1].trainers
     assert (int(critic.optimizer.iterations), int(generator.optimizer.iterations)) == (60, 30)
-    for trainer, network in ((critic, critic.critic), (generator, generator.generator)):
-        assert len(trainer.trainable_variables) == len(network.trainable_variables)
+    for trainer in (critic, generator):
+        assert len(trainer.trainable_variables) == len(trainer.network.trainable_variables)
 
 
 @not_on_jax
@@ -142,6 +147,47 @@ def test_the_first_step_of_both_networks_is_that_of_their_losses():
     moved = numpy(critic.weights[0])
     np.testing.assert_allclose(moved - w, -rate * np.sign(slope), rtol=1e-2)
     np.testing.assert_allclose(numpy(generator.weights[1]) - c, rate * np.sign(w[:, 0]), rtol=1e-2)
+
+
+@not_on_jax
+def test_fakes_have_moving_statistics_which_move_with_the_generator_alone():
+    """A generator whose moving statistics give one image, those of a batch several."""
+    rng = np.random.default_rng(5)
+    critic = keras.Sequential(
+        [keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(1)]
+    )
+    normalisation = keras.layers.BatchNormalization()
+    generator = keras.Sequential(
+        [
+            keras.Input((8,)),
+            keras.layers.Dense(16),
+            normalisation,
+            keras.layers.Reshape((4, 4, 1)),
+        ]
+    )
+    normalisation.moving_variance.assign(np.full(16, 1e12))
+    beta, w = rng.uniform(-1, 1, 16), rng.normal(size=(16, 1))
+    normalisation.beta.assign(beta)
+    critic.set_weights([w, np.zeros(1)])
+    gan = adgan.WassersteinGAN(critic, generator, ADGAN(latent_dim=8))
+    x = rng.uniform(-1, 1, (6, 4, 4, 1)).astype("float32")
+    before = generator.get_weights()
+    logs = gan.trainers[0].train_step((keras.ops.convert_to_tensor(x),))
+    loss = (beta - x.reshape(6, 16).mean(0)) @ w[:, 0] + 20 * (np.linalg.norm(w) - 1) ** 2
+    assert float(logs["loss"]) == pytest.approx(loss, rel=1e-4)
+    for one, other in zip(before, generator.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    gan.trainers[1].train_step((keras.ops.convert_to_tensor(x),))
+    assert (numpy(normalisation.moving_variance) < 1e12).all()
+    assert (numpy(normalisation.moving_mean) != 0).all()
+
+
+def test_a_critic_step_sees_no_image_twice():
+    detector = ADGAN(batch_size=4, critic_steps=3)
+    detector._begin((8, 8, 1), "uint8")
+    drawn = detector._draw(np.random.default_rng(0), 5).reshape(3, 4)
+    assert all(len(set(part)) == 4 for part in drawn) and drawn.max() < 5
+    assert len(detector._draw(np.random.default_rng(0), 2)) == 12  # of two images alone
 
 
 def test_jax_is_refused(monkeypatch, digits):

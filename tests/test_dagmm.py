@@ -5,7 +5,14 @@ from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 from sklearn.metrics.pairwise import cosine_similarity
 
-from baselines.dagmm import DAGMM, energy, gaussian_mixture, reconstruction_features
+from baselines import deep
+from baselines.dagmm import (
+    DAGMM,
+    _Mixture,
+    energy,
+    gaussian_mixture,
+    reconstruction_features,
+)
 from utils.backend import input_gradient
 
 
@@ -47,13 +54,66 @@ def test_energy_is_minus_the_log_likelihood(points):
     np.testing.assert_allclose(numpy(found), expected, rtol=2e-4)
 
 
+def test_floored_energies_are_those_of_the_authors_linear_space(points):
+    """Near, far and narrow: phi exp(...) / sqrt(det(2 pi S) + 1e-7) + 1e-7 of each component."""
+    z, membership = points
+    phi, mu, covariance = map(numpy, gaussian_mixture(*tensors(z, membership), 1e-3))
+    for scale in (1.0, 1e-4):
+        points_of = np.concatenate([scale * z, 1e3 * z, mu])
+        narrow = scale**2 * covariance
+        density = 0.0
+        for k in range(3):
+            centred = points_of - mu[k]
+            mahalanobis = np.sum(centred @ np.linalg.inv(narrow[k]) * centred, axis=1)
+            root = np.sqrt(np.linalg.det(2 * np.pi * narrow[k]) + 1e-7)
+            density = density + phi[k] * np.exp(-0.5 * mahalanobis) / root + 1e-7
+        cholesky = np.linalg.cholesky(narrow)
+        found = numpy(energy(*tensors(points_of, phi, mu, cholesky), 1e-7))
+        np.testing.assert_allclose(found, -np.log(density), rtol=1e-3, atol=1e-3)
+        assert found.max() == pytest.approx(-np.log(3e-7), abs=1e-4)
+        assert found.min() > -np.log(1e7**0.5 + 3e-7) - 1e-3
+
+
+def test_every_diagonal_may_grow_by_its_own(points):
+    z, membership = tensors(*points)
+    grown = np.random.default_rng(1).uniform(0.5, 1, (3, 4))
+    _, _, found = gaussian_mixture(z, membership, *tensors(grown))
+    _, _, plain = gaussian_mixture(z, membership, 0.0)
+    expected = numpy(plain) + np.eye(4) * grown[:, :, None]
+    np.testing.assert_allclose(numpy(found), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_loss_is_that_of_the_method():
+    """Against a rewrite from the network's parts, for both densities."""
+    x = np.random.default_rng(0).uniform(-1, 1, (12, 8, 8, 1)).astype("float32")
+    for density, floor in (("floored", 1e-7), ("exact", 0.0)):
+        detector = DAGMM(density=density)
+        detector._begin((8, 8, 1), "float32")
+        model = _Mixture((8, 8, 1), detector.settings_, "float32")
+        energies = model(x, training=True)
+        loss = float(model.compute_loss(y_pred=energies))
+        phi, mu, cholesky = model.mixture
+        decoded = model.decoder(model.encoder(x, training=True), training=True)
+        covariance = numpy(cholesky) @ numpy(cholesky).transpose(0, 2, 1)
+        inverse = np.sum(1 / np.diagonal(covariance, axis1=1, axis2=2))
+        error = np.mean((x - numpy(decoded)) ** 2)
+        expected = error + 0.01 * numpy(energies).mean() + 5e-4 * inverse
+        assert loss == pytest.approx(expected, rel=1e-3)
+        code = model.encoder(x, training=True)
+        z = np.concatenate([code, reconstruction_features(x, decoded)], axis=1)
+        again = energy(*tensors(z), phi, mu, cholesky, floor)
+        np.testing.assert_allclose(numpy(energies), numpy(again), rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("floor", [0.0, 1e-7])
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e5])
-def test_degenerate_points_have_finite_energies(scale):
+def test_degenerate_points_have_finite_energies(scale, floor):
     """All on a line, one component without a member."""
     z = scale * np.outer(np.linspace(-1, 1, 30), [1, 2, 3, 4])
     z, membership = tensors(z, np.tile([0.5, 0.5, 0], (30, 1)))
     phi, mu, covariance = gaussian_mixture(z, membership, 1e-3)
-    assert np.isfinite(numpy(energy(z, phi, mu, keras.ops.cholesky(covariance)))).all()
+    found = energy(z, phi, mu, keras.ops.cholesky(covariance), floor)
+    assert np.isfinite(numpy(found)).all()
 
 
 def test_features_are_relative_distance_and_cosine():
@@ -74,7 +134,7 @@ def test_features_of_zeros_and_of_the_image_itself_have_finite_slopes():
 
 def test_energies_that_are_not_finite_rank_last(monkeypatch):
     energies = np.float32([3, np.inf, np.finfo("float32").max, -np.inf, np.nan, -2])
-    monkeypatch.setattr(DAGMM, "_predict", lambda self, model, x: energies)
+    monkeypatch.setattr(deep, "predict", lambda *_: energies)
     detector = DAGMM()
     detector.network_ = None
     scores = detector._score(energies)
@@ -87,7 +147,8 @@ def test_tells_images_from_their_mirror_images():
     x = np.random.default_rng(0).integers(0, 60, (84, 8, 8, 1), dtype=np.uint8)
     x[:, :, :4] += 150
     x, normal = x[:64], x[64:]
-    detector = DAGMM(epochs=30, batch_size=32, verbose=0).fit(x)
+    settings = {"epochs": 60, "batch_size": 16, "covariance_epsilon": 0.1}
+    detector = DAGMM(**settings, verbose=0).fit(x)
     scores = detector.score_samples(np.concatenate([normal, normal[:, :, ::-1]]))
     assert scores[:20].min() > scores[20:].max()
     phi, _, cholesky = map(numpy, detector.network_.mixture)

@@ -2,7 +2,14 @@ import keras
 import numpy as np
 import pytest
 
-from baselines.deep_svdd import DeepSVDD, contrast_limits, normalise_contrast, push_from_zero
+from baselines.deep_svdd import (
+    DeepSVDD,
+    _Autoencoder,
+    _Distance,
+    contrast_limits,
+    normalise_contrast,
+    push_from_zero,
+)
 from utils.detector import to_unit_range
 from utils.metrics import auroc
 
@@ -28,11 +35,11 @@ def test_components_near_0_are_pushed_away():
 class Recorded(DeepSVDD):
     """Keeps what each of the two trainings starts from."""
 
-    def _fit_model(self, model, x, epochs, fine_tuning, description):
+    def _fit_model(self, model, x, epochs, *how):
         code = numpy(model.encoder(to_unit_range(x), training=False))
         self.starts.append((epochs, model.encoder.get_weights(), code))
         self.losses.append([mean_loss(model, x)])
-        super()._fit_model(model, x, epochs, fine_tuning, description)
+        super()._fit_model(model, x, epochs, *how)
         self.losses[-1].append(mean_loss(model, x))
         self.ends.append(model.encoder.get_weights())
         self.rates.append(numpy(model.optimizer.learning_rate))
@@ -60,7 +67,7 @@ def test_tells_fours_from_noise_starting_from_the_autoencoder(digits):
         assert after < 0.2 * before
 
     (pretraining, initial, _), (training, weights, code) = detector.starts
-    assert (pretraining, training) == (pytest.approx(8.4), 6)
+    assert (pretraining, training) == (pytest.approx(14), 6)
     for end, start in zip(detector.ends[0], weights, strict=True):
         np.testing.assert_array_equal(end, start)
     assert any((a != b).any() for a, b in zip(initial, weights, strict=True))
@@ -73,14 +80,60 @@ def test_tells_fours_from_noise_starting_from_the_autoencoder(digits):
     np.testing.assert_allclose(scores, -distance, rtol=1e-3, atol=1e-4)
 
 
-def test_only_kernels_are_trained(digits):
+def test_there_are_no_biases(digits):
+    """Kernels are trained, and what the normalisation has of its own, which is not decayed."""
     detector = DeepSVDD()
     detector._begin((16, 16, 1), "uint8")
     encoder, decoder = detector._lenet(digits.x_train[:4])
     for variable in encoder.trainable_variables + decoder.trainable_variables:
-        assert variable.path.endswith("kernel")
-    shapes = [tuple(variable.shape) for variable in encoder.trainable_variables]
+        assert variable.path.endswith(("kernel", "gamma", "beta"))
+        assert (variable.regularizer is not None) == variable.path.endswith("kernel")
+    shapes = [
+        tuple(variable.shape)
+        for variable in encoder.trainable_variables
+        if variable.path.endswith("kernel")
+    ]
     assert shapes == [(5, 5, 1, 32), (5, 5, 32, 64), (5, 5, 64, 128), (512, 128)]
+
+
+def test_losses_and_initial_weights_are_those_of_the_authors_release(digits):
+    """Sums over pixels and codes, half the decay; Glorot's bounds, of convolutions by sqrt 2."""
+    detector = DeepSVDD(weight_decay=0.1)
+    detector._begin((16, 16, 1), "uint8")
+    x = to_unit_range(digits.x_train[:6])
+    encoder, decoder = detector._lenet(digits.x_train[:6])
+    decay = 0.0
+    for variable in encoder.trainable_variables + decoder.trainable_variables:
+        if variable.path.endswith("kernel"):
+            *field, inputs, outputs = variable.shape
+            bound = np.sqrt(6 / (np.prod(field) * (inputs + outputs)) * (2 if field else 1))
+            assert 0.99 * bound < np.abs(numpy(variable)).max() <= bound * (1 + 1e-6)
+            decay += 0.05 * np.sum(numpy(variable) ** 2)
+    autoencoder = _Autoencoder(encoder, decoder)
+    loss = float(autoencoder.compute_loss(y_pred=autoencoder(x, training=False)))
+    normalised = x - x.mean(axis=(1, 2, 3), keepdims=True)
+    normalised /= np.abs(normalised).mean(axis=(1, 2, 3), keepdims=True)
+    normalised = (normalised - normalised.min()) / (normalised.max() - normalised.min())
+    error = np.sum((normalised - numpy(decoder(encoder(x)))) ** 2) / 6
+    assert loss == pytest.approx(error + decay, rel=1e-4)
+
+    network = _Distance(encoder, np.full(128, 0.3, np.float32))
+    loss = float(network.compute_loss(y_pred=network(x, training=False)))
+    kernels = [v for v in encoder.trainable_variables if v.path.endswith("kernel")]
+    decay = 0.05 * sum(np.sum(numpy(kernel) ** 2) for kernel in kernels)
+    distance = np.sum((numpy(encoder(x)) - 0.3) ** 2) / 6
+    assert loss == pytest.approx(distance + decay, rel=1e-4)
+
+
+def test_a_fifth_of_the_images_is_held_out(monkeypatch):
+    seen = []
+    monkeypatch.setattr(DeepSVDD, "_fit_model", lambda self, model, x, *how: seen.append(x))
+    x = np.arange(100, dtype=np.uint8).repeat(64).reshape(100, 8, 8, 1)
+    for settings in ({}, {}, {"seed": 1}, {"held_out": 0}):
+        DeepSVDD(**settings, pretraining_epochs=0, verbose=0).fit(x)
+    chosen = [set(part[:, 0, 0, 0]) for part in seen]
+    assert [len(each) for each in chosen] == [80, 80, 80, 100]
+    assert chosen[0] == chosen[1] != chosen[2]
 
 
 def test_images_of_odd_sides_are_refused():

@@ -8,6 +8,7 @@ from baselines.dagmm import DAGMM
 from baselines.deep_svdd import DeepSVDD
 from baselines.dsebm import DSEBM
 from models.encoders_decoders import convolutional_decoder, convolutional_encoder
+from tests.conftest import not_of_tf_data
 from utils.batches import epoch_batches
 from utils.detector import NotFittedError
 
@@ -74,22 +75,6 @@ def skip_adgan_on_jax(create):
         pytest.skip("ADGAN does not train on JAX")
 
 
-not_of_tf_data = pytest.mark.filterwarnings("ignore:Even though the `tf.config")  # it runs as ever
-
-
-@pytest.fixture
-def eagerly():
-    """Without tracing, which takes longer than a step or two."""
-    if keras.backend.backend() != "tensorflow":
-        yield
-        return
-    import tensorflow as tf
-
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
-
-
 @not_of_tf_data
 @pytest.mark.parametrize("create", SMALL)
 def test_one_constant_image_gives_finite_scores(create, eagerly):
@@ -111,10 +96,11 @@ def test_a_seed_repeats_all_that_training_starts_from(create, monkeypatch):
     skip_adgan_on_jax(create)
     starts = []
 
-    def record(model, x, batches, *_, **__):
+    def record(model, batches_of, *, total_steps, **_):
+        batches = [batches_of(0)(i)[0] for i in range(total_steps)]
         starts[-1] += [*map(keras.ops.convert_to_numpy, model.variables), *batches]
 
-    monkeypatch.setattr(deep, "fit_network", record)
+    monkeypatch.setattr(deep, "fit_steps", record)
     x = np.random.default_rng(0).uniform(-1, 1, (9, 8, 8, 1)).astype("float32")
     for seed in (3, 3, 4):
         starts.append([])

@@ -26,17 +26,22 @@ def fit_steps(
     learning_rate: float,
     description: str = "training",
     callbacks: list[keras.callbacks.Callback] = (),
+    phase: int = 0,
     verbose: int = 1,
 ) -> None:
     """Train a compiled model for total_steps batches, from where the checkpoint left off.
 
     batches_of: from an epoch, 0, 1, ..., to its batches, a function from 0..steps_per_epoch - 1 to
-    what a step takes (`utils.batches.batches`). The last epoch is cut where the steps end.
+    what a step takes (`utils.batches.batches`). The last epoch is cut where the steps end. phase:
+    how many other trainings of the same fit, with the same checkpoint, come before; where it is the
+    checkpoint of a later one, nothing is done.
 
     Raises ValueError where training diverges; learning_rate is for that message.
     """
     model.optimizer.build(model.trainable_variables)
-    done = checkpoint.restore(model)
+    done = checkpoint.restore(model, phase)
+    if done is None:
+        return
     bar = TrainingProgress(description, total_steps, done, verbose)
     while done < total_steps:
         epoch, first = divmod(done, steps_per_epoch)
@@ -73,7 +78,8 @@ def diverged(what: str, learning_rate: float) -> ValueError:
 class Checkpoint(keras.callbacks.Callback):
     """Training's state in one Keras archive: weights, optimiser, steps done, and seconds.
 
-    The optimiser's step count is the position in the shuffle. The file is replaced, never
+    The optimiser's step count is the position in the shuffle. The states of random generators, of
+    noise and dropout, are there too, which Keras itself leaves out. The file is replaced, never
     rewritten, so it is whole whenever the process dies. It is written after each epoch and, within
     one, every so many seconds. fingerprint: text that must be equal for training to go on.
     """
@@ -86,13 +92,17 @@ class Checkpoint(keras.callbacks.Callback):
         self.every = every
         self.fingerprint = fingerprint
         self.seconds = 0.0
+        self.phase = 0
         self._started = self._saved = time.perf_counter()
 
-    def restore(self, model) -> int:
-        """Puts the file's state into the model; returns the steps done, 0 without a file.
+    def restore(self, model, phase: int = 0) -> int | None:
+        """Puts the file's state into the model of a phase; returns the steps done.
+
+        They are 0 without a file, or with that of an earlier phase, and None with a later one's.
 
         Raises ValueError for the file of another training, and for a damaged one.
         """
+        self.phase = phase
         if self.path is None or not self.path.exists():
             return 0
         try:
@@ -106,12 +116,17 @@ class Checkpoint(keras.callbacks.Callback):
                 f"{self.path} is the checkpoint of a training with other settings or images: "
                 f"{fingerprint} instead of {self.fingerprint}; delete it to start again"
             )
+        self.seconds = max(self.seconds, seconds)
+        self._started = time.perf_counter()
+        if (found := state.get("phase", 0)) != phase:
+            return 0 if found < phase else None
         try:
             model.load_weights(self.path)
+            states = state.get("random", [])
+            for variable, value in zip(_random_states(model), states, strict=False):
+                variable.assign(value)
         except Exception as error:  # HDF5, Keras, NumPy
             raise self._damaged(error) from error
-        self.seconds = seconds
-        self._started = time.perf_counter()
         return int(model.optimizer.iterations)
 
     def _damaged(self, error):
@@ -132,11 +147,21 @@ class Checkpoint(keras.callbacks.Callback):
         self._started = self._saved = now
         if self.path is None:
             return
-        state = {"fingerprint": self.fingerprint, "seconds": self.seconds}
+        state = {
+            "fingerprint": self.fingerprint,
+            "seconds": self.seconds,
+            "phase": self.phase,
+            "random": [ops.convert_to_numpy(each).tolist() for each in _random_states(model)],
+        }
         with replacing(self.path) as partial:
             keras.saving.save_model(model, partial)
             with zipfile.ZipFile(partial, "a") as archive:
                 archive.writestr("training.json", json.dumps(state))
+
+
+def _random_states(model):
+    """The variables of a model's random generators."""
+    return [each for each in model.variables if each.name == "seed_generator_state"]
 
 
 class TrainingProgress(keras.callbacks.Callback):
