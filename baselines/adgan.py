@@ -244,7 +244,8 @@ def generate_each(generator: keras.Model, weights: list, z=None):
     dense, normalisation, *others = generator.layers[1:]
     x = next(weights)[:, None]
     if z is not None:
-        x = x - normalisation.beta + normalisation(dense(z), training=False)
+        deviation = ops.sqrt(normalisation.moving_variance + normalisation.epsilon)
+        x = x + (dense(z) - normalisation.moving_mean) * normalisation.gamma / deviation
     for layer in others:
         if isinstance(layer, layers.Reshape):
             x = ops.reshape(x, (-1, x.shape[1], *layer.target_shape))

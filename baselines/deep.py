@@ -70,6 +70,14 @@ class Network(keras.Model):
 class Autoencoder(Network):
     """Images (n, h, w, c) to images, by the mean squared error."""
 
+    def __init__(self, encoder, decoder):
+        super().__init__(name="autoencoder")
+        self.encoder, self.decoder = encoder, decoder
+        self.built = True
+
+    def call(self, x, training=False):
+        return self.decoder(self.encoder(x, training=training), training=training)
+
     def loss_of(self, x, outputs):
         return ops.mean((x - outputs) ** 2)
 

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from baselines.deep import SCORING_BATCH, DeepBaseline, Network, fit_network
+from baselines.deep import SCORING_BATCH, Autoencoder, DeepBaseline, Network, fit_network
 from models.layers import BatchNormalization
 from utils.batches import predict
 from utils.detector import to_unit_range
@@ -162,18 +162,11 @@ def push_from_zero(centre: np.ndarray) -> np.ndarray:
     return np.where(np.abs(centre) < 0.1, np.where(centre < 0, -0.1, 0.1), centre)
 
 
-class _Autoencoder(Network):
-    """Images to the squared errors of their reconstructions, summed over pixels, (n,)."""
+class _Autoencoder(Autoencoder):
+    """By the squared errors' sum over the pixels of images with their contrast normalised."""
 
-    def __init__(self, encoder, decoder):
-        super().__init__(name="autoencoder")
-        self.encoder, self.decoder = encoder, decoder
-        self.normalise = encoder.layers[1]
-        self.built = True
-
-    def call(self, x, training=False):
-        decoded = self.decoder(self.encoder(x, training=training), training=training)
-        return ops.sum((self.normalise(x) - decoded) ** 2, axis=(1, 2, 3))
+    def loss_of(self, x, outputs):
+        return ops.mean(ops.sum((self.encoder.layers[1](x) - outputs) ** 2, axis=(1, 2, 3)))
 
 
 class _Distance(Network):

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from baselines.deep import Autoencoder, DeepBaseline, Network, fit_network
+from baselines.deep import DeepBaseline, Network, fit_network
 from models.encoders_decoders import convolutional_encoder
 from utils.backend import input_gradient
 from utils.device import use_xla
@@ -54,7 +54,7 @@ class EnergyModel(Network):
         return prior - ops.sum(self.encoder(x, training=training), axis=1)
 
 
-class Denoiser(Autoencoder):
+class Denoiser(Network):
     """Images to x' - dE/dx', where x' is noisy in training."""
 
     def __init__(self, energy, noise, seed):
@@ -66,3 +66,6 @@ class Denoiser(Autoencoder):
     def call(self, x, training=False):
         x = self.noise(x, training=training)
         return x - input_gradient(self.energy, x, training=training)
+
+    def loss_of(self, x, outputs):
+        return ops.mean((x - outputs) ** 2)

@@ -19,7 +19,6 @@ import time
 from dataclasses import dataclass
 from typing import ClassVar
 
-import keras
 import numpy as np
 from joblib import Parallel, delayed
 from sklearn.svm import OneClassSVM
@@ -238,8 +237,7 @@ class CAEOCSVM(_OneClassSVM):
             shape, code, "tanh", seed=settings.seed, dtype=self.precision_
         )
         decoder = convolutional_decoder(shape, code, seed=settings.seed + 1, dtype=self.precision_)
-        images = keras.Input(shape)
-        autoencoder = Autoencoder(images, decoder(self.encoder_(images)))
+        autoencoder = Autoencoder(self.encoder_, decoder)
         fit_network(self, autoencoder, x, checkpoint, callbacks, "autoencoder")
         self.seconds_["autoencoder"] = checkpoint.seconds
 

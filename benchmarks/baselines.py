@@ -76,7 +76,7 @@ def trained_models(name: str, precision: str) -> list[tuple[keras.Model, tuple]]
 
 def row(name, model, batch, precision, rate, options) -> None:
     """Time the sides of a model and print its row."""
-    label = "autoencoder" if model.name == "autoencoder" else name
+    label = "autoencoder" if (name, model.name) == ("deep_svdd", "autoencoder") else name
     data = iter(tf.data.Dataset.from_tensors(batch).repeat())
     model.make_train_function()
 

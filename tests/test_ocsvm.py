@@ -162,7 +162,7 @@ def test_memory_keeps_to_its_bound(monkeypatch):
 @pytest.mark.parametrize(("detector", "large"), [(RawOCSVM, 5_000), (CAEOCSVM, 2_500)])
 def test_larger_images_are_subsampled_as_in_the_paper(detector, large, monkeypatch):
     chosen = []
-    monkeypatch.setattr(detector, "_fit_features", lambda self, x: None)
+    monkeypatch.setattr(detector, "_fit_features", lambda self, x, *how: None)
     monkeypatch.setattr(detector, "_features", lambda self, x: chosen.append(x) or np.eye(2))
     monkeypatch.setattr(detector, "_solve", lambda self, gamma, nus: None)
     n = 5_200
