@@ -92,27 +92,25 @@ class ADGAN(DeepBaseline):
         return -errors
 
 
-# --------------------------------------------------------------------------------------- training
-
-
 class WassersteinGAN(Network):
     """Trains the critic on each part of a batch of real images, then the generator once."""
 
     def __init__(self, critic, generator, settings):
         super().__init__(name="wasserstein_gan")
         self.batch_size, self.critic_steps = settings.batch_size, settings.critic_steps
-        self.noise = _Noise(settings.latent_dim, settings.seed)
+        self.noise = keras.random.SeedGenerator(settings.seed)
         self.shares = keras.random.SeedGenerator(settings.seed + 1)
 
+        def generate(x, training):
+            shape = ops.shape(x)[0], settings.latent_dim
+            return generator(keras.random.normal(shape, seed=self.noise), training=training)
+
         def critic_loss(x, outputs):
-            fake = ops.stop_gradient(generator(self.noise(x), training=False))
+            fake = ops.stop_gradient(generate(x, training=False))
             share = keras.random.uniform((ops.shape(x)[0], 1, 1, 1), seed=self.shares)
             penalty = gradient_penalty(critic, share * x + (1 - share) * fake)
             loss = ops.mean(critic(fake, training=True)) - ops.mean(outputs)
             return loss + settings.gradient_penalty * penalty
-
-        def generate(x, training):
-            return generator(self.noise(x), training=training)
 
         self.trainers = [
             _Trainer(critic, critic, critic_loss),
@@ -138,18 +136,6 @@ class WassersteinGAN(Network):
         return {"critic": critic_logs["loss"], "generator": generator_logs["loss"]}
 
 
-class _Noise(layers.Layer):
-    """A latent vector for each image of a batch."""
-
-    def __init__(self, latent_dim, seed):
-        super().__init__(name="noise")
-        self.latent_dim, self.seeds = latent_dim, keras.random.SeedGenerator(seed)
-        self.built = True
-
-    def call(self, x):
-        return keras.random.normal((ops.shape(x)[0], self.latent_dim), seed=self.seeds)
-
-
 class _Trainer(Network):
     """Trains one of the two networks by a loss of real images and of outputs on them.
 
@@ -171,9 +157,6 @@ def gradient_penalty(critic: keras.Model, x):
     gradient = input_gradient(critic, x, training=True)
     norm = ops.sqrt(ops.sum(gradient**2, axis=(1, 2, 3)) + 1e-12)
     return ops.mean((norm - 1) ** 2)
-
-
-# ---------------------------------------------------------------------------------------- scoring
 
 
 class Reconstruction(Network):

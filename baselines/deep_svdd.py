@@ -41,8 +41,8 @@ class DeepSVDD(DeepBaseline):
     epochs. pretraining_epochs: those of the autoencoder, whose loss is the mean of the squared
     errors' sum over pixels; None is 7/3 of `epochs`, 350 for 150, and 0 leaves it out. held_out:
     the random share of the images that training does not see, which validated the authors' choices.
-    Images enter with their contrast normalised (`ContrastNormalization`). The score is
-    -||f(x) - c||^2.
+    Images enter with their contrast normalised and training's range of that scaled to [0, 1], which
+    does not depend on the range of the pixels. The score is -||f(x) - c||^2.
     """
 
     representation_dim: int = setting(128, whole_number())
@@ -57,13 +57,14 @@ class DeepSVDD(DeepBaseline):
         settings = self.settings_
         n = max(1, round((1 - settings.held_out) * len(x)))
         x = x[np.sort(np.random.default_rng(settings.seed).permutation(len(x))[:n])]
-        encoder, decoder = self._lenet(x)
+        *networks, normalise = self._lenet(x)
         epochs, pretraining = settings.epochs, settings.pretraining_epochs
         if pretraining is None:
             pretraining = PRETRAINING * epochs
         if pretraining:
-            autoencoder = _Autoencoder(encoder, decoder)
+            autoencoder = _Autoencoder(*networks, normalise)
             self._fit_model(autoencoder, x, pretraining, 0, checkpoint, callbacks)
+        encoder = networks[0]
         encoder.compile(jit_compile=use_xla())
         centre = predict(encoder, x, SCORING_BATCH, to_unit_range).mean(axis=0)
         network = _Distance(encoder, push_from_zero(centre))
@@ -81,7 +82,7 @@ class DeepSVDD(DeepBaseline):
         fit_network(self, model, x, checkpoint, callbacks, name, phase=phase, **how)
 
     def _lenet(self, x):
-        """The encoder, from images in [-1, 1] to codes, and the decoder to normalised images.
+        """The encoder, from images in [-1, 1] to codes, the decoder, what it makes of images.
 
         Without biases: with them, f could be the constant c. Kernels start from Glorot's uniform
         distribution, those of convolutions times sqrt 2.
@@ -111,8 +112,13 @@ class DeepSVDD(DeepBaseline):
             y = BatchNormalization(momentum=0.9, epsilon=1e-4, **policy)(conv(y, filters))
             return resize(**policy)(layers.LeakyReLU(SLOPE, **policy)(y))
 
+        low, high = contrast_limits(x)
+
+        def normalise(images):
+            return (normalise_contrast(images) - low) / (high - low)
+
         images = keras.Input(x.shape[1:], dtype="float32")
-        y = ContrastNormalization(*contrast_limits(x))(images)
+        y = normalise(images)
         for filters in (32, 64, 128):
             y = block(y, filters, layers.MaxPooling2D)
         y = layers.Dense(units, use_bias=False, **kernel(gain=1.0))(layers.Flatten()(y))
@@ -123,21 +129,7 @@ class DeepSVDD(DeepBaseline):
         for filters in (128, 64, 32):
             y = block(y, filters, layers.UpSampling2D)
         decoded = layers.Activation("sigmoid")(conv(y, channels))
-        return encoder, keras.Model(codes, decoded, name="decoder")
-
-
-class ContrastNormalization(layers.Layer):
-    """`normalise_contrast`, then [low, high] is scaled to [0, 1].
-
-    The outcome does not depend on the range of the pixels. low and high: see `contrast_limits`.
-    """
-
-    def __init__(self, low: float = 0.0, high: float = 1.0):
-        super().__init__()
-        self.low, self.high = low, high
-
-    def call(self, images):
-        return (normalise_contrast(images) - self.low) / (self.high - self.low)
+        return encoder, keras.Model(codes, decoded, name="decoder"), normalise
 
 
 def normalise_contrast(images):
@@ -165,8 +157,12 @@ def push_from_zero(centre: np.ndarray) -> np.ndarray:
 class _Autoencoder(Autoencoder):
     """By the squared errors' sum over the pixels of images with their contrast normalised."""
 
+    def __init__(self, encoder, decoder, normalise):
+        super().__init__(encoder, decoder)
+        self.normalise = normalise
+
     def loss_of(self, x, outputs):
-        return ops.mean(ops.sum((self.encoder.layers[1](x) - outputs) ** 2, axis=(1, 2, 3)))
+        return ops.mean(ops.sum((self.normalise(x) - outputs) ** 2, axis=(1, 2, 3)))
 
 
 class _Distance(Network):

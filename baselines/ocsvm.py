@@ -7,12 +7,8 @@ test set is reported. Here that takes the test labels by name, `score_in_hindsig
 The 90 settings share what they can: squared distances are computed once, a kernel matrix once for
 each gamma, and all decision values of a gamma are one matrix product. The solver is scikit-learn's.
 
-What the offset does. scikit-learn's decision value is sum_i a_i k(x_i, x) - rho, and the published
-areas rank by it. Where gamma is large, the sum is many orders below rho: the subtraction rounds it
-away in float64, and most images tie. The area of such a setting measures rounding, and the best of
-90 may be one of these: automobile and truck of CIFAR-10 have 51.4 and 50.6 with the offset, as
-published, and 45.8 and 47.1 without. So the ranking by the logarithm of the sum, exact at every
-gamma, is given beside it.
+scikit-learn's decision value is rounded away where gamma is large (docs/differences.md), so the
+ranking by the logarithm of the kernel sum, exact at every gamma, is given beside it.
 """
 
 import time

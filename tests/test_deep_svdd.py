@@ -85,7 +85,7 @@ def test_there_are_no_biases(digits):
     """Kernels are trained, and what the normalisation has of its own, which is not decayed."""
     detector = DeepSVDD()
     detector._begin((16, 16, 1), "uint8")
-    encoder, decoder = detector._lenet(digits.x_train[:4])
+    encoder, decoder, _ = detector._lenet(digits.x_train[:4])
     for variable in encoder.trainable_variables + decoder.trainable_variables:
         assert variable.path.endswith(("kernel", "gamma", "beta"))
         assert (variable.regularizer is not None) == variable.path.endswith("kernel")
@@ -102,7 +102,7 @@ def test_losses_and_initial_weights_are_those_of_the_authors_release(digits):
     detector = DeepSVDD(weight_decay=0.1)
     detector._begin((16, 16, 1), "uint8")
     x = to_unit_range(digits.x_train[:6])
-    encoder, decoder = detector._lenet(digits.x_train[:6])
+    encoder, decoder, normalise = detector._lenet(digits.x_train[:6])
     decay = 0.0
     for variable in encoder.trainable_variables + decoder.trainable_variables:
         if variable.path.endswith("kernel"):
@@ -110,7 +110,7 @@ def test_losses_and_initial_weights_are_those_of_the_authors_release(digits):
             bound = np.sqrt(6 / (np.prod(field) * (inputs + outputs)) * (2 if field else 1))
             assert 0.99 * bound < np.abs(numpy(variable)).max() <= bound * (1 + 1e-6)
             decay += 0.05 * np.sum(numpy(variable) ** 2)
-    autoencoder = _Autoencoder(encoder, decoder)
+    autoencoder = _Autoencoder(encoder, decoder, normalise)
     loss = float(autoencoder.compute_loss(x, y_pred=autoencoder(x, training=False)))
     normalised = x - x.mean(axis=(1, 2, 3), keepdims=True)
     normalised /= np.abs(normalised).mean(axis=(1, 2, 3), keepdims=True)
