@@ -77,11 +77,6 @@ def over_classes(which: str, folder: str, dataset: str) -> str:
     return number(100 * runs.groupby("class_index")["auroc"].mean().agg(which))
 
 
-def published_mean(dataset: str, method: str = "transformations") -> str:
-    """The mean over a data set's classes in Table 1."""
-    return number(PUBLISHED.query("dataset == @dataset and method == @method")["auroc"].mean())
-
-
 def included(path: str) -> str:
     """The table in a file, without the title above it."""
     return Path(path).read_text("utf-8").partition("\n\n")[2].strip()
@@ -188,7 +183,7 @@ def draw_trade_off(path: Path) -> None:
 
 
 TEXTS = {"table1": table1_text, "scores": scores, "over-classes": over_classes}
-TEXTS |= {"published-mean": published_mean, "included": included, "pairs": pairs}
+TEXTS |= {"included": included, "pairs": pairs}
 
 if __name__ == "__main__":
     main()
