@@ -117,11 +117,11 @@ def check_method(name: str, options: argparse.Namespace) -> None:
             f"{name} does not run on {backend()}: set KERAS_BACKEND={' or '.join(method.backends)}"
         )
     method.create(**settings(method, options)).check_settings()
-    if "precision" in method.create.CHECKS:
+    if "precision" in method.create().get_params():
         resolve_precision(options.precision)
     for option in OVERRIDES:
         given = getattr(options, option) not in (None, "auto")
-        if given and option not in method.create.CHECKS:
+        if given and option not in method.create().get_params():
             print(f"{name} has no {option.replace('_', ' ')}: --{option.replace('_', '-')} is moot")
 
 
@@ -232,7 +232,7 @@ def is_done(run: Run, options: argparse.Namespace) -> bool:
     if not run.path.exists():
         return False
     method = METHODS[run.method]
-    computes = "precision" in method.create.CHECKS
+    computes = "precision" in method.create().get_params()
     wanted = {
         "recipe": recipe_name(method, options),
         "seed": options.seed + run.number,
@@ -250,13 +250,14 @@ def is_done(run: Run, options: argparse.Namespace) -> bool:
 
 def settings(method: Method, options: argparse.Namespace) -> dict:
     """The detector's settings: the recipe's, then what the command line says of those it has."""
-    given = {name: getattr(options, name) for name in OVERRIDES if name in method.create.CHECKS}
+    has = method.create().get_params()
+    given = {name: getattr(options, name) for name in OVERRIDES if name in has}
     return method.recipes[options.recipe] | {k: v for k, v in given.items() if v is not None}
 
 
 def recipe_name(method: Method, options: argparse.Namespace) -> str:
     """The recipe and all that was changed of it: `paper` alone is a reproduction."""
-    has = method.create.CHECKS
+    has = method.create().get_params()
     changes = {
         "epochs": options.epochs if "epochs" in has else None,
         "batch size": options.batch_size if "batch_size" in has else None,

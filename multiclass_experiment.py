@@ -43,7 +43,7 @@ from models.wide_residual_network import (
 )
 from transformations import TransformationSet, Transformer, TransformLayer, all_transformed
 from utils.backend import backend, keras_defaults
-from utils.batches import predict
+from utils.batches import pair_batches, predict
 from utils.claims import claim
 from utils.commands import number_above_zero, run_command, seed_number, whole_number
 from utils.datasets import load_dataset, load_test_images, random_part
@@ -59,7 +59,7 @@ from utils.files import read_npz, replacing, write_npz
 from utils.metrics import evaluate
 from utils.optimizers import SGD
 from utils.results import ResultError, check_made_so
-from utils.training import Checkpoint, fit_pairs
+from utils.training import Checkpoint, fit_steps
 
 PUBLISHED = Path(__file__).with_name("utils") / "published_multiclass.csv"
 
@@ -249,17 +249,13 @@ def train_network(
     settings |= {"mean": float(x.mean()), "transformations": _checksum(transformations.to_list())}
     settings |= {"precision": network.layers[1].dtype_policy.name}
     state = Checkpoint(checkpoint, checkpoint_seconds, json.dumps(settings, sort_keys=True))
-    fit_pairs(
+    fit_steps(
         trainer,
-        x,
-        lambda epoch: random_pairs(len(x), k, seed, epoch),
-        n_transforms=k,
-        batch_size=batch_size,
+        lambda epoch: pair_batches(x, random_pairs(len(x), k, seed, epoch), k, batch_size, labels),
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
         checkpoint=state,
         learning_rate=learning_rate,
-        labels=labels,
         callbacks=callbacks,
         verbose=verbose,
     )

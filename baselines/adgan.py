@@ -1,19 +1,20 @@
 """Anomaly detection with a generative adversarial network (section 5.1; Deecke et al., 2018)."""
 
-from typing import ClassVar
+from dataclasses import dataclass
 
 import keras
 import numpy as np
 from keras import layers, ops
 
-from baselines.deep import TRAINING_CHECKS, DeepBaseline
+from baselines.deep import DeepBaseline
 from models.encoders_decoders import convolutional_decoder, convolutional_encoder
 from utils.backend import backend, input_gradient
 from utils.device import use_xla
 from utils.optimizers import Adam
-from utils.settings import number, optional, whole_number
+from utils.settings import number, optional, setting, whole_number
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class ADGAN(DeepBaseline):
     """How well a generator of normal images, given some steps to adapt, makes an image.
 
@@ -34,53 +35,18 @@ class ADGAN(DeepBaseline):
     take about 20 MB each at 32x32, measured on TensorFlow. TensorFlow and PyTorch only.
     """
 
-    CHECKS: ClassVar = TRAINING_CHECKS | {
-        "latent_dim": whole_number(),
-        "gradient_penalty": number(low_too=True),
-        "critic_steps": whole_number(),
-        "steps_per_epoch": whole_number(),
-        "n_seeds": whole_number(),
-        "scoring_steps": whole_number(0),
-        "z_learning_rate": number(low_too=True),
-        "weights_learning_rate": number(low_too=True),
-        "pairs_at_once": whole_number(),
-        "max_test": optional(whole_number()),
-    }
-
-    def __init__(
-        self,
-        *,
-        latent_dim: int = 256,
-        gradient_penalty: float = 20.0,
-        critic_steps: int = 2,
-        steps_per_epoch: int = 100,
-        n_seeds: int = 8,
-        scoring_steps: int = 5,
-        z_learning_rate: float = 0.25,
-        weights_learning_rate: float = 5e-5,
-        pairs_at_once: int = 64,
-        max_test: int | None = 5000,
-        epochs: float = 100,
-        batch_size: int = 128,
-        learning_rate: float = 1e-4,
-        seed: int | None = 0,
-        verbose: int = 1,
-    ):
-        self.latent_dim = latent_dim
-        self.gradient_penalty = gradient_penalty
-        self.critic_steps = critic_steps
-        self.steps_per_epoch = steps_per_epoch
-        self.n_seeds = n_seeds
-        self.scoring_steps = scoring_steps
-        self.z_learning_rate = z_learning_rate
-        self.weights_learning_rate = weights_learning_rate
-        self.pairs_at_once = pairs_at_once
-        self.max_test = max_test
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.seed = seed
-        self.verbose = verbose
+    latent_dim: int = setting(256, whole_number())
+    gradient_penalty: float = setting(20.0, number(low_too=True))
+    critic_steps: int = setting(2, whole_number())
+    steps_per_epoch: int = setting(100, whole_number())
+    n_seeds: int = setting(8, whole_number())
+    scoring_steps: int = setting(5, whole_number(0))
+    z_learning_rate: float = setting(0.25, number(low_too=True))
+    weights_learning_rate: float = setting(5e-5, number(low_too=True))
+    pairs_at_once: int = setting(64, whole_number())
+    max_test: int | None = setting(5000, optional(whole_number()))
+    epochs: float = setting(100, number())
+    learning_rate: float = setting(1e-4, number())
 
     def _train(self, x: np.ndarray) -> keras.Model:
         if backend() == "jax":

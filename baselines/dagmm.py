@@ -1,18 +1,18 @@
 """The deep autoencoding Gaussian mixture model (section 5.1; Zong et al., 2018)."""
 
 import math
-from typing import ClassVar
+from dataclasses import dataclass
 
 import keras
 import numpy as np
 from keras import layers, ops
 
-from baselines.deep import TRAINING_CHECKS, DeepBaseline
+from baselines.deep import DeepBaseline
 from models.encoders_decoders import convolutional_decoder, convolutional_encoder
 from utils.batches import epoch_batches
 from utils.device import use_xla
 from utils.optimizers import Adam
-from utils.settings import number, whole_number
+from utils.settings import number, setting, whole_number
 
 TINY = 1e-6
 """Keeps norms and shares of components away from 0, where their logarithms and slopes end."""
@@ -21,6 +21,7 @@ NOT_FINITE = -1e39
 """The score of an energy that is not finite: below that of every float32 energy."""
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class DAGMM(DeepBaseline):
     """An autoencoder and a Gaussian mixture of its code and its errors, trained together.
 
@@ -32,38 +33,12 @@ class DAGMM(DeepBaseline):
     training; energies that are not finite score NOT_FINITE.
     """
 
-    CHECKS: ClassVar = TRAINING_CHECKS | {
-        "representation_dim": whole_number(),
-        "n_components": whole_number(),
-        "energy_weight": number(low_too=True),
-        "covariance_weight": number(low_too=True),
-        "covariance_epsilon": number(),
-    }
-
-    def __init__(
-        self,
-        *,
-        representation_dim: int = 5,
-        n_components: int = 3,
-        energy_weight: float = 0.01,
-        covariance_weight: float = 5e-4,
-        covariance_epsilon: float = 1e-3,
-        epochs: float = 200,
-        batch_size: int = 256,
-        learning_rate: float = 1e-3,
-        seed: int | None = 0,
-        verbose: int = 1,
-    ):
-        self.representation_dim = representation_dim
-        self.n_components = n_components
-        self.energy_weight = energy_weight
-        self.covariance_weight = covariance_weight
-        self.covariance_epsilon = covariance_epsilon
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.seed = seed
-        self.verbose = verbose
+    representation_dim: int = setting(5, whole_number())
+    n_components: int = setting(3, whole_number())
+    energy_weight: float = setting(0.01, number(low_too=True))
+    covariance_weight: float = setting(5e-4, number(low_too=True))
+    covariance_epsilon: float = setting(1e-3, number())
+    batch_size: int = setting(256, whole_number())
 
     def _train(self, x: np.ndarray) -> keras.Model:
         settings = self.settings_

@@ -3,37 +3,33 @@
 import math
 import time
 from abc import abstractmethod
+from dataclasses import dataclass
 
 import keras
 import numpy as np
 
 from utils.batches import batches, predict
 from utils.detector import Detector, to_unit_range
-from utils.settings import SEED, number, whole_number
-from utils.training import TrainingProgress, check_finite
+from utils.settings import number, setting, whole_number
+from utils.training import Checkpoint, TrainingProgress, check_finite
 
 SCORING_BATCH = 512
 """Images a batch while scoring."""
 
-TRAINING_CHECKS = {
-    "epochs": number(),
-    "batch_size": whole_number(),
-    "learning_rate": number(),
-    "seed": SEED,
-    "verbose": whole_number(0),
-}
-"""What the arguments that all deep baselines have may be."""
 
-
+@dataclass(eq=False, repr=False, kw_only=True)
 class DeepBaseline(Detector):
     """A detector whose subclass says how to train its network and how to score with it.
 
-    epochs, which may be a fraction, batch_size, learning_rate, seed and verbose are arguments of
-    every subclass. The same seed gives the same initial weights and the same order of images. After
-    `fit`: network_, which scores.
+    epochs, which may be a fraction, batch_size and learning_rate are settings of every subclass.
+    After `fit`: network_, which scores.
     """
 
-    def _fit(self, x: np.ndarray) -> None:
+    epochs: float = setting(200, number())
+    batch_size: int = setting(128, whole_number())
+    learning_rate: float = setting(1e-3, number())
+
+    def _fit(self, x: np.ndarray, checkpoint: Checkpoint, callbacks: list) -> None:
         start = time.perf_counter()
         self.network_ = self._train(x)
         self.seconds_["training"] = time.perf_counter() - start

@@ -1,18 +1,18 @@
 """One-class Deep SVDD (Ruff et al., 2018), named E2E-OC-SVM in section 5.1."""
 
-from typing import ClassVar
+from dataclasses import dataclass
 
 import keras
 import numpy as np
 from keras import layers, ops
 
-from baselines.deep import TRAINING_CHECKS, DeepBaseline
+from baselines.deep import DeepBaseline
 from models.layers import BatchNormalization
 from utils.batches import epoch_batches
 from utils.detector import to_unit_range
 from utils.device import use_xla
 from utils.optimizers import Adam
-from utils.settings import number, optional, whole_number
+from utils.settings import number, optional, setting, whole_number
 
 FINE_TUNING = 100 / 250
 """The share of the epochs that goes at a tenth of the learning rate: 150 and 100."""
@@ -21,6 +21,7 @@ PRETRAINING = 350 / 250
 """Epochs of the autoencoder for one of Deep SVDD: 250 and 100, where it has 150 and 100."""
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class DeepSVDD(DeepBaseline):
     """A network that maps normal images close to a centre c.
 
@@ -33,32 +34,12 @@ class DeepSVDD(DeepBaseline):
     their contrast normalised, as published (`ContrastNormalization`). The score is -||f(x) - c||^2.
     """
 
-    CHECKS: ClassVar = TRAINING_CHECKS | {
-        "representation_dim": whole_number(),
-        "weight_decay": number(low_too=True),
-        "pretraining_epochs": optional(number(low_too=True)),
-    }
-
-    def __init__(
-        self,
-        *,
-        representation_dim: int = 128,
-        weight_decay: float = 1e-6,
-        pretraining_epochs: float | None = None,
-        epochs: float = 250,
-        batch_size: int = 200,
-        learning_rate: float = 1e-4,
-        seed: int | None = 0,
-        verbose: int = 1,
-    ):
-        self.representation_dim = representation_dim
-        self.weight_decay = weight_decay
-        self.pretraining_epochs = pretraining_epochs
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.seed = seed
-        self.verbose = verbose
+    representation_dim: int = setting(128, whole_number())
+    weight_decay: float = setting(1e-6, number(low_too=True))
+    pretraining_epochs: float | None = setting(None, optional(number(low_too=True)))
+    epochs: float = setting(250, number())
+    batch_size: int = setting(200, whole_number())
+    learning_rate: float = setting(1e-4, number())
 
     def _train(self, x: np.ndarray) -> keras.Model:
         encoder, decoder = self._lenet(x)

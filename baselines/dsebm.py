@@ -1,20 +1,21 @@
 """Deep structured energy-based models (section 5.1; Zhai et al., 2016)."""
 
-from typing import ClassVar
+from dataclasses import dataclass
 
 import keras
 import numpy as np
 from keras import layers, ops
 
-from baselines.deep import TRAINING_CHECKS, DeepBaseline
+from baselines.deep import DeepBaseline
 from models.encoders_decoders import convolutional_encoder
 from utils.backend import input_gradient
 from utils.batches import epoch_batches
 from utils.device import use_xla
 from utils.optimizers import Adam
-from utils.settings import number, whole_number
+from utils.settings import number, setting, whole_number
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class DSEBM(DeepBaseline):
     """An energy learnt by score matching: a step down its gradient is to remove noise.
 
@@ -23,29 +24,8 @@ class DSEBM(DeepBaseline):
     x, by mean squared error and Adam with learning_rate. The score is -E.
     """
 
-    CHECKS: ClassVar = TRAINING_CHECKS | {
-        "representation_dim": whole_number(),
-        "noise": number(low_too=True),
-    }
-
-    def __init__(
-        self,
-        *,
-        representation_dim: int = 256,
-        noise: float = 0.5,
-        epochs: float = 200,
-        batch_size: int = 128,
-        learning_rate: float = 1e-3,
-        seed: int | None = 0,
-        verbose: int = 1,
-    ):
-        self.representation_dim = representation_dim
-        self.noise = noise
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.seed = seed
-        self.verbose = verbose
+    representation_dim: int = setting(256, whole_number())
+    noise: float = setting(0.5, number(low_too=True))
 
     def _train(self, x: np.ndarray) -> keras.Model:
         settings = self.settings_

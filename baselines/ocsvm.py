@@ -16,6 +16,7 @@ gamma, is given beside it.
 """
 
 import time
+from dataclasses import dataclass
 from typing import ClassVar
 
 import keras
@@ -23,7 +24,7 @@ import numpy as np
 from joblib import Parallel, delayed
 from sklearn.svm import OneClassSVM
 
-from baselines.deep import TRAINING_CHECKS, fit_network
+from baselines.deep import fit_network
 from models.encoders_decoders import convolutional_decoder, convolutional_encoder
 from utils.batches import epoch_batches, predict
 from utils.detector import Detector, to_unit_range
@@ -31,8 +32,8 @@ from utils.device import use_xla
 from utils.metrics import auroc
 from utils.optimizers import Adam
 from utils.progress import progress
-from utils.settings import SEED, choice, number, optional, several, whole_number
-from utils.training import diverged
+from utils.settings import choice, number, optional, setting, several, whole_number
+from utils.training import Checkpoint, diverged
 
 NU_GRID = tuple(round(0.1 * i, 1) for i in range(1, 10))
 GAMMA_GRID = tuple(2.0**i for i in range(-7, 3))
@@ -65,6 +66,7 @@ def _n_jobs(name, value):
     return value
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class _OneClassSVM(Detector):
     """An RBF one-class SVM on features that a subclass computes.
 
@@ -81,41 +83,16 @@ class _OneClassSVM(Detector):
     auroc_grid_ and auroc_grid_exact_ (nu, gamma); record_ holds these too.
     """
 
-    LARGE_TRAIN: int
+    LARGE_TRAIN: ClassVar[int]
 
-    CHECKS: ClassVar = {
-        "nu": _nu,
-        "gamma": _gamma,
-        "nu_grid": several(_nu),
-        "gamma_grid": several(number()),
-        "max_train": optional(whole_number()),
-        "n_jobs": _n_jobs,
-        "seed": SEED,
-        "verbose": whole_number(0),
-    }
+    nu: float = setting(0.1, _nu)
+    gamma: float | str = setting("scale", _gamma)
+    nu_grid: tuple[float, ...] = setting(NU_GRID, several(_nu))
+    gamma_grid: tuple[float, ...] = setting(GAMMA_GRID, several(number()))
+    max_train: int | None = setting(None, optional(whole_number()))
+    n_jobs: int = setting(-1, _n_jobs)
 
-    def __init__(
-        self,
-        *,
-        nu: float = 0.1,
-        gamma: float | str = "scale",
-        nu_grid: tuple[float, ...] = NU_GRID,
-        gamma_grid: tuple[float, ...] = GAMMA_GRID,
-        max_train: int | None = None,
-        n_jobs: int = -1,
-        seed: int | None = 0,
-        verbose: int = 1,
-    ):
-        self.nu = nu
-        self.gamma = gamma
-        self.nu_grid = nu_grid
-        self.gamma_grid = gamma_grid
-        self.max_train = max_train
-        self.n_jobs = n_jobs
-        self.seed = seed
-        self.verbose = verbose
-
-    def _fit(self, x: np.ndarray) -> None:
+    def _fit(self, x: np.ndarray, checkpoint: Checkpoint, callbacks: list) -> None:
         self._fit_features(x)
         start = time.perf_counter()
         large = max(x.shape[1:3]) > 32
@@ -224,6 +201,7 @@ class _OneClassSVM(Detector):
         return 1.0 / (self._train_.shape[1] * variance) if variance > 0 else 1.0
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class RawOCSVM(_OneClassSVM):
     """RAW-OC-SVM (section 5.1): the one-class SVM on pixels scaled to [-1, 1].
 
@@ -236,6 +214,7 @@ class RawOCSVM(_OneClassSVM):
         return to_unit_range(x).reshape(len(x), -1).astype(np.float64)
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class CAEOCSVM(_OneClassSVM):
     """CAE-OC-SVM (section 5.1): the one-class SVM on the code of a convolutional autoencoder.
 
@@ -247,40 +226,10 @@ class CAEOCSVM(_OneClassSVM):
 
     LARGE_TRAIN = 2_500
 
-    CHECKS: ClassVar = (
-        _OneClassSVM.CHECKS | TRAINING_CHECKS | {"representation_dim": whole_number()}
-    )
-
-    def __init__(
-        self,
-        *,
-        representation_dim: int = 256,
-        epochs: float = 200,
-        batch_size: int = 128,
-        learning_rate: float = 1e-3,
-        nu: float = 0.1,
-        gamma: float | str = "scale",
-        nu_grid: tuple[float, ...] = NU_GRID,
-        gamma_grid: tuple[float, ...] = GAMMA_GRID,
-        max_train: int | None = None,
-        n_jobs: int = -1,
-        seed: int | None = 0,
-        verbose: int = 1,
-    ):
-        super().__init__(
-            nu=nu,
-            gamma=gamma,
-            nu_grid=nu_grid,
-            gamma_grid=gamma_grid,
-            max_train=max_train,
-            n_jobs=n_jobs,
-            seed=seed,
-            verbose=verbose,
-        )
-        self.representation_dim = representation_dim
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
+    representation_dim: int = setting(256, whole_number())
+    epochs: float = setting(200, number())
+    batch_size: int = setting(128, whole_number())
+    learning_rate: float = setting(1e-3, number())
 
     def _fit_features(self, x):
         start, settings = time.perf_counter(), self.settings_

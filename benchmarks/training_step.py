@@ -5,7 +5,7 @@
 Sides take turns of a few steps each, and medians are printed:
 
 - bare step: the compiled step on one batch that is always the same;
-- pipeline: `fit_pairs`, as the detector trains, with its checkpoint callback and progress bar, from
+- pipeline: `fit_steps`, as the detector trains, with its checkpoint callback and progress bar, from
   step to step; and how long it takes to return after the last one;
 - Keras's batch normalisation: the bare step without this project's fused one;
 - PyTorch: `benchmarks/torch_step.py` by the interpreter PATH, which needs PyTorch alone.
@@ -32,8 +32,9 @@ import tensorflow as tf
 
 from benchmarks.timing import medians, seconds_of
 from models.transformation_detector import TransformationDetector, epoch_pairs
+from utils.batches import pair_batches
 from utils.device import device_name, use_xla, versions
-from utils.training import Checkpoint, fit_pairs
+from utils.training import Checkpoint, fit_steps
 
 BATCH = 128
 WIDEST = (BATCH, 32, 32, 64)
@@ -147,12 +148,9 @@ def pipeline(precision: str, ends: list[float]):
     def side():
         times.clear()
         with contextlib.redirect_stderr(io.StringIO()):
-            fit_pairs(
+            fit_steps(
                 model,
-                x,
-                lambda epoch: epoch_pairs(len(x), 72, 0, epoch),
-                n_transforms=72,
-                batch_size=BATCH,
+                lambda epoch: pair_batches(x, epoch_pairs(len(x), 72, 0, epoch), 72, BATCH),
                 steps_per_epoch=math.ceil(len(x) * 72 / BATCH),
                 total_steps=WARM_UP + STEPS,
                 checkpoint=checkpoint,

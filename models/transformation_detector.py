@@ -1,11 +1,11 @@
 """The paper's method (section 4): tell transformations apart, then score the softmax responses."""
 
-import json
 import math
 import os
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -24,11 +24,11 @@ from transformations import (
     all_transformed,
 )
 from utils.backend import backend, keras_defaults
+from utils.batches import pair_batches
 from utils.detector import Detector, NotFittedError
 from utils.device import (
     PRECISIONS,
     device_name,
-    resolve_precision,
     scoring_batch,
     use_xla,
     versions,
@@ -37,8 +37,8 @@ from utils.dirichlet import estimate_alpha, normality_score
 from utils.optimizers import Adam, Muon
 from utils.progress import progress
 from utils.scores import rotation_responses, simplified_score
-from utils.settings import SEED, choice, number, optional, whole_number
-from utils.training import Checkpoint, diverged, fit_pairs
+from utils.settings import choice, number, optional, setting, whole_number
+from utils.training import Checkpoint, diverged, fit_steps
 
 SCORES = ("dirichlet", "simplified", "rotation")
 MAX_ACTIVATIONS = 2**30
@@ -53,6 +53,7 @@ def _transformations(name, value):
     return value if isinstance(value, TransformationSet) else named(name, value)
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class TransformationDetector(Detector):
     """Anomaly detection by geometric transformations.
 
@@ -85,94 +86,42 @@ class TransformationDetector(Detector):
     and copies are made by `save` and `load`.
     """
 
-    CHECKS: ClassVar = {
-        "transformations": _transformations,
-        "score_name": choice(*SCORES),
-        "scored_transformations": choice("all", "unflipped"),
-        "alpha_images": optional(whole_number()),
-        "translation": optional(whole_number()),
-        "depth": optional(whole_number()),
-        "widen_factor": optional(whole_number()),
-        "dropout_rate": number(below=1.0, low_too=True),
-        "epochs": optional(number()),
-        "samples": optional(whole_number()),
-        "batch_size": whole_number(),
-        "optimizer": choice(*OPTIMIZERS),
-        "learning_rate": number(),
-        "schedule": choice("constant", "one_cycle"),
-        "weight_decay": number(low_too=True),
-        "precision": choice(*PRECISIONS),
-        "seed": SEED,
-        "verbose": whole_number(0),
+    NOT_OF_TRAINING: ClassVar = Detector.NOT_OF_TRAINING | {
+        "score_name",
+        "scored_transformations",
+        "alpha_images",
     }
 
-    def __init__(
-        self,
-        transformations: str | TransformationSet = "full",
-        *,
-        score_name: str = "dirichlet",
-        scored_transformations: str = "all",
-        alpha_images: int | None = None,
-        translation: int | None = None,
-        depth: int | None = None,
-        widen_factor: int | None = None,
-        dropout_rate: float = 0.0,
-        epochs: float | None = None,
-        samples: int | None = None,
-        batch_size: int = 128,
-        optimizer: str = "adam",
-        learning_rate: float = 1e-3,
-        schedule: str = "constant",
-        weight_decay: float = 5e-4,
-        precision: str = "auto",
-        seed: int | None = 0,
-        verbose: int = 1,
-    ):
-        self.transformations = transformations
-        self.score_name = score_name
-        self.scored_transformations = scored_transformations
-        self.alpha_images = alpha_images
-        self.translation = translation
-        self.depth = depth
-        self.widen_factor = widen_factor
-        self.dropout_rate = dropout_rate
-        self.epochs = epochs
-        self.samples = samples
-        self.batch_size = batch_size
-        self.optimizer = optimizer
-        self.learning_rate = learning_rate
-        self.schedule = schedule
-        self.weight_decay = weight_decay
-        self.precision = precision
-        self.seed = seed
-        self.verbose = verbose
+    transformations: str | TransformationSet = setting("full", _transformations, kw_only=False)
+    score_name: str = setting("dirichlet", choice(*SCORES))
+    scored_transformations: str = setting("all", choice("all", "unflipped"))
+    alpha_images: int | None = setting(None, optional(whole_number()))
+    translation: int | None = setting(None, optional(whole_number()))
+    depth: int | None = setting(None, optional(whole_number()))
+    widen_factor: int | None = setting(None, optional(whole_number()))
+    dropout_rate: float = setting(0.0, number(below=1.0, low_too=True))
+    epochs: float | None = setting(None, optional(number()))
+    samples: int | None = setting(None, optional(whole_number()))
+    batch_size: int = setting(128, whole_number())
+    optimizer: str = setting("adam", choice(*OPTIMIZERS))
+    learning_rate: float = setting(1e-3, number())
+    schedule: str = setting("constant", choice("constant", "one_cycle"))
+    weight_decay: float = setting(5e-4, number(low_too=True))
+    precision: str = setting("auto", choice(*PRECISIONS))
 
     # ------------------------------------------------------------------------------------ training
 
-    def _fit(
-        self,
-        x: np.ndarray,
-        *,
-        checkpoint: str | os.PathLike | None = None,
-        checkpoint_seconds: float = 180.0,
-        callbacks: list[keras.callbacks.Callback] = (),
-    ) -> None:
-        """`fit` on checked images.
-
-        checkpoint: a file that holds the training's state, written anew every checkpoint_seconds
-        and after each epoch; where it exists, training goes on from there and sees the pairs that
-        it would have seen. It is left for the caller to remove. ValueError where it is of other
-        settings or images.
-        """
+    def _fit(self, x: np.ndarray, checkpoint: Checkpoint, callbacks: list) -> None:
+        self._build()
         self.details_ = {
             "images": len(x),
+            "epochs": round(self._epochs(len(x)), 2),
             "backend": backend(),
             "device": device_name(),
             "versions": ", ".join(f"{name} {each}" for name, each in versions().items()),
         }
-        self._build()
-        self.details_["epochs"] = round(self._epochs(len(x)), 2)
-        self.seconds_["training"] = self._train(x, checkpoint, checkpoint_seconds, callbacks)
+        self._train(x, checkpoint, callbacks)
+        self.seconds_["training"] = checkpoint.seconds
         self.record_["training_samples"] = self.training_samples(len(x))
         start = time.perf_counter()
         self._estimate_alpha(x)
@@ -183,7 +132,6 @@ class TransformationDetector(Detector):
         """The untrained network and the models that feed it: to train, to score, to explain."""
         settings = self.settings_
         self.transformer_ = self._resolve_transformations()
-        self.precision_ = resolve_precision(settings.precision)
         depth, widen_factor = self._architecture()
         self._images_at_once(self.transformer_.n_transforms)  # refuses what memories cannot hold
         self.network_ = create_wide_residual_network(
@@ -253,27 +201,23 @@ class TransformationDetector(Detector):
         responder.compile(jit_compile=use_xla())
         return responder
 
-    def _train(self, x, checkpoint, checkpoint_seconds, callbacks):
-        """Trains; returns the seconds it took, those before an interruption included."""
+    def _train(self, x, checkpoint, callbacks):
         k, settings = self.transformer_.n_transforms, self.settings_
         steps_per_epoch = math.ceil(len(x) * k / settings.batch_size)
         total_steps = max(1, round(self._epochs(len(x)) * steps_per_epoch))
         self._compile_trainer(total_steps, use_xla())
-        state = Checkpoint(checkpoint, checkpoint_seconds, self._fingerprint(x))
-        fit_pairs(
+        fit_steps(
             self._trainer_,
-            x,
-            lambda epoch: epoch_pairs(len(x), k, settings.seed, epoch),
-            n_transforms=k,
-            batch_size=settings.batch_size,
+            lambda epoch: pair_batches(
+                x, epoch_pairs(len(x), k, settings.seed, epoch), k, settings.batch_size
+            ),
             steps_per_epoch=steps_per_epoch,
             total_steps=total_steps,
-            checkpoint=state,
+            checkpoint=checkpoint,
             learning_rate=settings.learning_rate,
             callbacks=callbacks,
             verbose=self.verbose,
         )
-        return state.seconds
 
     def _compile_trainer(self, total_steps, jit_compile):
         self._trainer_.compile(
@@ -431,13 +375,6 @@ class TransformationDetector(Detector):
         if isinstance(settings["transformations"], TransformationSet):
             settings["transformations"] = settings["transformations"].to_list()
         return settings
-
-    def _fingerprint(self, x):
-        """What a checkpoint must share with the run that goes on from it."""
-        settings = self.get_settings() | {"precision": self.precision_}
-        for irrelevant in ("score_name", "scored_transformations", "alpha_images", "verbose"):
-            del settings[irrelevant]
-        return json.dumps(settings | {"images": x.shape, "mean": float(x.mean())}, sort_keys=True)
 
 
 def _sums(log_p):

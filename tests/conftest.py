@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -87,14 +88,31 @@ def watched(step, checkpoint=None):
 @pytest.fixture
 def fed(monkeypatch):
     """The pairs that trainings are fed, a list for each that the test appends."""
+    import models.transformation_detector
+    import utils.batches
     import utils.training
 
-    def pair_batches(x, pairs, *arguments):
-        fed[-1].append(pairs)
-        return original(x, pairs, *arguments)
+    def pair_batches(x, pairs, n_transforms, batch_size, *arguments):
+        batch = utils.batches.pair_batches(x, pairs, n_transforms, batch_size, *arguments)
 
-    fed, original = [], utils.training.pair_batches
-    monkeypatch.setattr(utils.training, "pair_batches", pair_batches)
+        def noted(index):
+            asked.append((index, pairs, batch_size))
+            return batch(index)
+
+        return noted
+
+    def batches(n, make):
+        asked.clear()
+        make(0)
+        first, pairs, size = asked[0]
+        fed[-1].append(pairs[first * size : (first + n) * size])
+        return utils.batches.batches(n, make)
+
+    fed, asked = [], []
+    for module in (models.transformation_detector, sys.modules.get("multiclass_experiment")):
+        if module is not None:
+            monkeypatch.setattr(module, "pair_batches", pair_batches)
+    monkeypatch.setattr(utils.training, "batches", batches)
     return fed
 
 

@@ -10,7 +10,7 @@ def test_pair_batches_give_the_images_and_indices_of_the_pairs():
     pairs = np.random.default_rng(0).permutation(5 * 8).astype(np.int32)
     made = [
         [np.asarray(a) for a in (images, t, label)]
-        for (images, t), label in pair_batches(x, pairs, 8, batch_size=16)
+        for (images, t), label in map(pair_batches(x, pairs, 8, batch_size=16), range(3))
     ]
     assert [len(t) for _, t, _ in made] == [16, 16, 8]
     images, t, labels = (np.concatenate(column) for column in zip(*made, strict=True))

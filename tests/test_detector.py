@@ -1,6 +1,7 @@
 import copy
 import json
 import pickle
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -18,7 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 from baselines import METHODS
 from models.transformation_detector import TransformationDetector
 from utils.detector import Detector, NotFittedError
-from utils.settings import SEED, number
+from utils.settings import SEED, number, setting
 from utils.threshold import choose_threshold
 
 SETTINGS = {
@@ -30,18 +31,18 @@ SETTINGS = {
 }
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class Mean(Detector):
     """Dark images are anomalies: a detector whose scores are known."""
 
-    CHECKS: ClassVar = {"power": number(), "seed": SEED}
+    power: float = setting(1.0, number())
+    seed: int | None = setting(None, SEED)
+    stop: ClassVar = None
 
-    def __init__(self, *, power=1.0, seed=None):
-        self.power, self.seed = power, seed
-
-    def _fit(self, x, stop=None):
+    def _fit(self, x, checkpoint, callbacks):
         self.alpha_ = self.settings_.seed
-        if stop is not None:
-            raise stop
+        if self.stop is not None:
+            raise self.stop
 
     def _scores(self, x):
         return {"own": (x / 255.0).mean((1, 2, 3)) ** self.settings_.power}
@@ -187,11 +188,12 @@ def test_responses_are_the_softmax_of_the_network(fitted, x):
 
 
 @pytest.mark.parametrize("stop", [ValueError("diverged"), KeyboardInterrupt(), MemoryError()])
-def test_a_fit_that_fails_or_is_stopped_leaves_nothing_of_the_one_before(x, stop):
+def test_a_fit_that_fails_or_is_stopped_leaves_nothing_of_the_one_before(x, stop, monkeypatch):
     detector = Mean(power=2.0).fit(x).calibrate(x)
+    monkeypatch.setattr(Mean, "stop", stop)
     with pytest.raises(type(stop)):
-        detector.fit(x, stop=stop)
-    assert vars(detector) == {"power": 2.0, "seed": None}
+        detector.fit(x)
+    assert vars(detector) == {"power": 2.0, "seed": None, "verbose": 1}
     with pytest.raises(NotFittedError):
         detector.score_samples(x)
 

@@ -2,8 +2,8 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -16,34 +16,29 @@ from tests.conftest import create_small_network
 from utils.detector import Detector
 from utils.device import PRECISIONS, peak_memory, reset_peak_memory
 from utils.results import read_details
-from utils.settings import SEED, choice, whole_number
+from utils.settings import choice, setting, whole_number
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICK = ["--epochs", "2", "--limit-train", "60", "--limit-test", "80", "--precision", "float32"]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class Brightness(Detector):
     """Scores at most max_test images, by how near their brightness is to the training images'."""
 
-    CHECKS: ClassVar = {"max_test": whole_number(), "seed": SEED, "verbose": whole_number(0)}
+    max_test: int = setting(100, whole_number())
 
-    def __init__(self, max_test=100, seed=0, verbose=1):
-        self.max_test, self.seed, self.verbose = max_test, seed, verbose
-
-    def _fit(self, x):
+    def _fit(self, x, checkpoint, callbacks):
         self.mean_ = x.mean()
 
     def _scores(self, x):
         return {"own": -np.abs(x.mean((1, 2, 3)) - self.mean_)}
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class Precise(Brightness):
-    CHECKS: ClassVar = Brightness.CHECKS | {"precision": choice(*PRECISIONS)}
-
-    def __init__(self, max_test=100, precision="auto", seed=0, verbose=1):
-        super().__init__(max_test, seed, verbose)
-        self.precision = precision
+    precision: str = setting("auto", choice(*PRECISIONS))
 
 
 def make_quick(patch):
@@ -197,8 +192,8 @@ class Failing(Brightness):
 
     fails_with = None
 
-    def _fit(self, x):
-        super()._fit(x)
+    def _fit(self, x, checkpoint, callbacks):
+        super()._fit(x, checkpoint, callbacks)
         if len(x) == self.fails_with:
             raise ValueError("training diverged")
 

@@ -2,7 +2,8 @@ import keras
 import numpy as np
 import pytest
 
-from utils.training import Checkpoint, check_finite, fit_pairs
+from utils.batches import pair_batches
+from utils.training import Checkpoint, check_finite, fit_steps
 
 
 def trainer():
@@ -16,12 +17,13 @@ def trainer():
 def train(model, path, total_steps=6, fingerprint="one"):
     x = np.random.default_rng(0).uniform(-1, 1, (6, 2, 2, 1)).astype("float32")
     checkpoint = Checkpoint(path, 0.0, fingerprint)
-    fit_pairs(
+
+    def batches_of(epoch):
+        return pair_batches(x, np.random.default_rng(epoch).permutation(12), 2, batch_size=4)
+
+    fit_steps(
         model,
-        x,
-        lambda epoch: np.random.default_rng(epoch).permutation(12).astype("int32"),
-        n_transforms=2,
-        batch_size=4,
+        batches_of,
         steps_per_epoch=3,
         total_steps=total_steps,
         checkpoint=checkpoint,

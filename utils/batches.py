@@ -55,19 +55,19 @@ def pair_batches(
     n_transforms: int,
     batch_size: int,
     labels: Callable[[np.ndarray, np.ndarray], np.ndarray | dict] = lambda image, t: t,
-):
-    """Batches ([images, t], labels) in the order of `pairs`, the last perhaps smaller.
+) -> Callable[[int], tuple]:
+    """Batches ([images, t], labels) in the order of `pairs`, by number, the last perhaps smaller.
 
     x: (n, h, w, c) images, of which only a batch is ever copied. pairs: int32 numbers of (image, t)
     pairs, image * n_transforms + t. labels: from a batch's image numbers and t to its labels.
     """
 
-    def make(index):
-        batch = pairs[index * batch_size : (index + 1) * batch_size]
-        image, t = batch // n_transforms, batch % n_transforms
+    def batch(index):
+        part = pairs[index * batch_size : (index + 1) * batch_size]
+        image, t = part // n_transforms, part % n_transforms
         return (x[image], t), labels(image, t)
 
-    return batches(math.ceil(len(pairs) / batch_size), make)
+    return batch
 
 
 def predict(

@@ -1,35 +1,45 @@
 """What every detector shares: scikit-learn's conventions for outlier detectors, on images."""
 
+import dataclasses
+import json
+import os
 import time
 import warnings
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import ClassVar
 
+import keras
 import numpy as np
 from sklearn import exceptions
 from sklearn.base import BaseEstimator, OutlierMixin
 
 from utils.backend import keras_defaults
-from utils.settings import Check
+from utils.device import resolve_precision
+from utils.settings import SEED, setting, whole_number
 from utils.threshold import choose_threshold, p_values
+from utils.training import Checkpoint
 
 
 class NotFittedError(exceptions.NotFittedError, RuntimeError):
     """Something asked of a detector before `fit`, or before `calibrate` where it needs that."""
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class Detector(OutlierMixin, BaseEstimator, ABC):
     """An anomaly detector: `fit` on normal images, then `score_samples`, higher = more normal.
 
-    A constructor stores its arguments and does nothing else (get_params, set_params and clone are
-    scikit-learn's). A subclass has CHECKS, of what each argument may be, `_fit` and `_scores`.
+    A subclass is a dataclass whose fields are its hyperparameters, each a `setting`, and has `_fit`
+    and `_scores`. The constructor does nothing but store them (get_params, set_params and clone are
+    scikit-learn's). The same seed gives the same initial weights and the same order of images; None
+    draws one, which settings_ has. verbose: 0 shows no progress.
 
-    max_test: experiments score a random so many of the test images, None all. precision_: that of
-    the convolutions.
+    max_test: experiments score a random so many of the test images, None all. NOT_OF_TRAINING:
+    settings that a training does not depend on.
 
-    After `fit`: image_shape_, image_dtype_, settings_ (the arguments as plain values, and the seed
-    that was drawn where it was None), seconds_ (the time that each part of the work took) and
+    After `fit`: image_shape_, image_dtype_, settings_ (the hyperparameters as plain values),
+    precision_ (of the convolutions), seconds_ (the time that each part of the work took) and
     record_, what else a run's file keeps, as plain values. A fit that fails or is stopped, once
     images and settings are accepted, leaves the detector unfitted.
 
@@ -38,17 +48,29 @@ class Detector(OutlierMixin, BaseEstimator, ABC):
     threshold), calibration_scores_ and false_alarm_rate_.
     """
 
-    CHECKS: ClassVar[dict[str, Check]]
-    max_test: int | None = None
-    precision_ = "float32"
+    max_test: ClassVar[int | None] = None
+    NOT_OF_TRAINING: ClassVar = frozenset({"verbose"})
 
-    def fit(self, x: np.ndarray, y: None = None, **how) -> "Detector":
+    seed: int | None = setting(0, SEED)
+    verbose: int = setting(1, whole_number(0))
+
+    def fit(
+        self,
+        x: np.ndarray,
+        y: None = None,
+        *,
+        checkpoint: str | os.PathLike | None = None,
+        checkpoint_seconds: float = 180.0,
+        callbacks: list[keras.callbacks.Callback] = (),
+    ) -> "Detector":
         """Train on images x (n, h, w, c) of the normal class, uint8 or float in [-1, 1].
 
-        how: what a method's `_fit` takes beside the images, such as a checkpoint.
+        checkpoint: a file that holds the training's state, written anew every checkpoint_seconds
+        and after each epoch; where it exists, training goes on from there, on the batches that it
+        would have seen. It is left for the caller to remove. callbacks: see the training's steps.
 
-        Raises ValueError for images or settings that make no sense, before any work, and where
-        training diverges.
+        Raises ValueError for images or settings that make no sense, before any work, for the
+        checkpoint of other settings or images, and where training diverges.
         """
         x = check_images(x)
         if x.dtype != np.uint8 and x.min() >= 0 < x.max():
@@ -59,15 +81,16 @@ class Detector(OutlierMixin, BaseEstimator, ABC):
             )
         self._begin(x.shape[1:], x.dtype.name)
         try:
+            state = Checkpoint(checkpoint, checkpoint_seconds, self._fingerprint(x))
             with keras_defaults():
-                self._fit(x, **how)
+                self._fit(x, state, callbacks)
         except BaseException:
             self._unfit()
             raise
         return self
 
     @abstractmethod
-    def _fit(self, x: np.ndarray, **how) -> None:
+    def _fit(self, x: np.ndarray, checkpoint: Checkpoint, callbacks: list) -> None:
         """`fit` on checked images, with settings_; sets the time of its parts in seconds_."""
 
     @abstractmethod
@@ -154,10 +177,12 @@ class Detector(OutlierMixin, BaseEstimator, ABC):
         return "seconds_" in vars(self)
 
     def check_settings(self) -> dict:
-        """The arguments as plain values; ValueError where one makes no sense."""
-        values = self.get_params(deep=False)
-        settings = {name: self.CHECKS[name](name, value) for name, value in values.items()}
-        if settings.get("seed", 0) is None:
+        """The hyperparameters as plain values; ValueError where one makes no sense."""
+        settings = {
+            field.name: field.metadata["check"](field.name, getattr(self, field.name))
+            for field in dataclasses.fields(self)
+        }
+        if settings["seed"] is None:
             settings["seed"] = int(np.random.SeedSequence().generate_state(1)[0] // 2)
         return settings
 
@@ -167,7 +192,14 @@ class Detector(OutlierMixin, BaseEstimator, ABC):
         self._unfit()
         self.settings_ = SimpleNamespace(**settings)
         self.image_shape_, self.image_dtype_ = tuple(image_shape), image_dtype
+        self.precision_ = resolve_precision(settings.get("precision", "float32"))
         self.seconds_, self.record_ = {}, {}
+
+    def _fingerprint(self, x):
+        """What a checkpoint must share with the run that goes on from it."""
+        settings = self.get_settings() | {"precision": self.precision_}
+        settings = {k: v for k, v in settings.items() if k not in self.NOT_OF_TRAINING}
+        return json.dumps(settings | {"images": x.shape, "mean": float(x.mean())}, sort_keys=True)
 
     def _unfit(self):
         """Forgets what was learnt: the attributes that end in an underscore."""

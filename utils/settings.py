@@ -1,5 +1,6 @@
-"""Checks of hyperparameters: each names what was wrong, and gives the value as plain Python."""
+"""Hyperparameters: what each may be, said once, beside its default."""
 
+import dataclasses
 import math
 import numbers
 from collections.abc import Callable
@@ -8,6 +9,14 @@ import numpy as np
 
 Check = Callable[[str, object], object]
 """From a setting's name and value to the value as plain Python; ValueError where it is refused."""
+
+
+def setting(default: object, check: Check, **how) -> dataclasses.Field:
+    """A hyperparameter as a field of a detector, which is a dataclass.
+
+    how: more of `dataclasses.field`'s arguments.
+    """
+    return dataclasses.field(default=default, metadata={"check": check}, **how)
 
 
 def whole_number(low: int = 1, high: int | None = None) -> Check:

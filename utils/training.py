@@ -1,4 +1,4 @@
-"""Training on (image, transformation) pairs that can be stopped at any step and gone on with."""
+"""Training that can be stopped at any step and gone on with."""
 
 import json
 import os
@@ -11,42 +11,41 @@ import keras
 import numpy as np
 from keras import ops
 
-from utils.batches import pair_batches
+from utils.batches import batches
 from utils.files import replacing
 from utils.progress import Lines, progress
 
 
-def fit_pairs(
+def fit_steps(
     model: keras.Model,
-    x: np.ndarray,
-    epoch_pairs: Callable[[int], np.ndarray],
+    batches_of: Callable[[int], Callable[[int], tuple]],
     *,
-    n_transforms: int,
-    batch_size: int,
     steps_per_epoch: int,
     total_steps: int,
     checkpoint: "Checkpoint",
     learning_rate: float,
-    labels: Callable = lambda image, t: t,
+    description: str = "training",
     callbacks: list[keras.callbacks.Callback] = (),
     verbose: int = 1,
 ) -> None:
     """Train a compiled model for total_steps batches, from where the checkpoint left off.
 
-    epoch_pairs: the numbers of an epoch's pairs in their order, steps_per_epoch batches of them.
-    The last epoch is cut where the steps end. x, n_transforms, labels: see
-    `utils.batches.pair_batches`.
+    batches_of: from an epoch, 0, 1, ..., to its batches, a function from 0..steps_per_epoch - 1 to
+    what a step takes (`utils.batches.batches`). The last epoch is cut where the steps end.
 
     Raises ValueError where training diverges; learning_rate is for that message.
     """
     model.optimizer.build(model.trainable_variables)
     done = checkpoint.restore(model)
-    bar = TrainingProgress("training", total_steps, done, verbose)
+    bar = TrainingProgress(description, total_steps, done, verbose)
     while done < total_steps:
-        epoch, step = divmod(done, steps_per_epoch)
-        pairs = epoch_pairs(epoch)[step * batch_size :][: (total_steps - done) * batch_size]
+        epoch, first = divmod(done, steps_per_epoch)
+        batch = batches_of(epoch)
         model.fit(
-            pair_batches(x, pairs, n_transforms, batch_size, labels),
+            batches(
+                min(steps_per_epoch - first, total_steps - done),
+                lambda i, batch=batch, first=first: batch(first + i),
+            ),
             initial_epoch=epoch,
             epochs=epoch + 1,
             shuffle=False,
