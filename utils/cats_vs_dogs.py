@@ -97,7 +97,7 @@ def resize_and_crop(file: str | os.PathLike, side: int) -> np.ndarray:
     rows, columns = (
         _area_weights(length, side * length // shorter, side) for length in image.shape[:2]
     )
-    resized = np.einsum("yh,hwc,xw->yxc", rows, image, columns, optimize=True)
+    resized = columns @ np.tensordot(rows, image, 1)
     return np.rint(resized).astype(np.uint8)
 
 
