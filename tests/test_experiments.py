@@ -11,11 +11,13 @@ import pytest
 
 import experiments
 import models.transformation_detector
-from baselines import METHODS, Method
+from baselines import METHODS
 from tests.conftest import create_small_network
+from utils import estimate, runs
 from utils.detector import Detector
 from utils.device import PRECISIONS, peak_memory, reset_peak_memory
 from utils.results import read_details
+from utils.runs import Method
 from utils.settings import choice, setting, whole_number
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -103,6 +105,7 @@ import experiments, utils.files
 from tests.test_experiments import make_quick
 make_quick(pytest.MonkeyPatch())
 from models.transformation_detector import TransformationDetector
+from utils.estimate import TimeEstimate
 
 def kill(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -113,7 +116,7 @@ def write_half(file, **arrays):
     kill()
 
 if sys.argv[1] == "training":
-    experiments.TimeEstimate.on_train_batch_end = lambda self, batch, logs=None: batch < 2 or kill()
+    TimeEstimate.on_train_batch_end = lambda self, batch, logs=None: batch < 2 or kill()
 elif sys.argv[1] == "scoring":
     TransformationDetector.scores = kill
 else:
@@ -164,12 +167,12 @@ def test_runs_of_another_backend_or_precision_are_not_taken_for_done(
 ):
     command = ["--methods", "brightness", "--classes", "5", "--results-dir", str(tmp_path)]
     assert experiments.main(command) == 0
-    monkeypatch.setattr(experiments, "backend", lambda: "torch")
+    monkeypatch.setattr(runs, "backend", lambda: "torch")
     assert experiments.main(command) == 2
     assert "was made with backend" in capsys.readouterr().err
     monkeypatch.undo()
     monkeypatch.setitem(METHODS, "brightness", Method(Precise, runs=1))
-    monkeypatch.setattr(experiments, "resolve_precision", lambda _: "mixed_bfloat16")
+    monkeypatch.setattr(runs, "resolve_precision", lambda _: "mixed_bfloat16")
     assert experiments.main(command) == 2
     error = capsys.readouterr().err
     assert "was made with precision 'float32', not 'mixed_bfloat16'" in error
@@ -179,7 +182,7 @@ def test_what_cannot_run_is_said_before_anything_is_run(tmp_path, capsys, monkey
     command = ["--methods", "all", "--results-dir", str(tmp_path)]
     assert experiments.main([*command, "--recipe", "fast"]) == 2
     assert "raw_ocsvm has no recipe 'fast'; it has paper, small" in capsys.readouterr().err
-    monkeypatch.setattr(experiments, "backend", lambda: "jax")
+    monkeypatch.setattr(runs, "backend", lambda: "jax")
     assert experiments.main(command) == 2
     assert "adgan does not run on jax: set KERAS_BACKEND=tensorflow or torch" in (
         capsys.readouterr().err
@@ -234,7 +237,7 @@ def test_a_full_disk_ends_the_sweep(tmp_path, capsys, monkeypatch, brightness):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(experiments, "write_run", full)
+    monkeypatch.setattr(runs, "write_run", full)
     command = ["--methods", "brightness", "--classes", "0,1", "--results-dir", str(tmp_path)]
     assert experiments.main(command) == 2
     shown = capsys.readouterr()
@@ -300,7 +303,7 @@ def test_a_runs_memory_is_its_own(tmp_path, brightness):
 def test_the_time_of_the_whole_is_told_while_the_first_run_trains(
     tmp_path, capsys, monkeypatch, quick
 ):
-    monkeypatch.setattr(experiments.TimeEstimate.__init__, "__defaults__", (0.0,))
+    monkeypatch.setattr(estimate.TimeEstimate.__init__, "__defaults__", (0.0,))
     run(tmp_path, "--classes", "1,2")
     out = capsys.readouterr().out
     assert "hours for the 2 runs of transformations left" in out
@@ -317,12 +320,12 @@ def test_the_estimate_is_the_sum_of_its_parts(capsys):
         def scoring_passes(self, n, n_scored):
             return 72 * (n + n_scored)
 
-    estimate = experiments.TimeEstimate("it", Detector(), 5000, 10_000, 50, after_seconds=-1)
+    told = estimate.TimeEstimate("it", Detector(), 5000, 10_000, 50, after_seconds=-1)
     clock = iter(np.arange(0.0, 100.0))  # a batch of 100 a second
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiments.time, "perf_counter", lambda: next(clock))
+        patch.setattr(estimate.time, "perf_counter", lambda: next(clock))
         for batch in range(3):
-            estimate.on_train_batch_end(batch)
+            told.on_train_batch_end(batch)
     hours = 50 * (1_080_000 + 72 * 15_000 / 4) / 100 / 3600
     out = capsys.readouterr().out
     assert f"100 images/s: about {hours:.1f} hours for the 50 runs of it left" in out

@@ -88,6 +88,7 @@ LAYOUTS = {
     ),
 }
 DATASETS = tuple(LAYOUTS)
+TABLE_1 = ("cifar10", "cifar100", "fashion_mnist", "cats_vs_dogs")
 
 
 class DatasetError(ValueError):
