@@ -19,7 +19,6 @@ if __name__ in ("__main__", "__mp_main__"):  # also in the worker processes of -
 
 import argparse
 import sys
-import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -29,14 +28,9 @@ from utils.backend import backend
 from utils.commands import number_above_zero, run_command, seed_number, whole_number
 from utils.datasets import DATASETS, TABLE_1, Dataset, DatasetError
 from utils.device import PRECISIONS, device_name
+from utils.estimate import TimeLeft
 from utils.results import ResultError, Run, report
-from utils.runs import Outcome, Task, attempt, load
-
-DEFAULT_RECIPES = {"digits": "small"}
-"""Elsewhere the paper's. digits, not in the paper, takes what finishes in minutes on two cores."""
-
-OVERRIDES = ("epochs", "batch_size", "precision")
-"""Options that replace a setting of the recipe, in methods that have it."""
+from utils.runs import OVERRIDES, Outcome, Task, attempt, load
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -77,24 +71,13 @@ def make_runs(datasets: list[str], options: argparse.Namespace) -> list[Outcome]
     todo = sorted((task for task in tasks if not task.is_done()), key=lambda task: task.hours)
     done = len(tasks) - len(todo)
     print(f"{', '.join(datasets)}: {len(tasks)} runs, {done} of them done already")
-    start, failed = time.perf_counter(), []
-    made, left = 0.0, sum(task.hours for task in todo)
+    failed, time_left = [], TimeLeft([task.hours for task in todo])
     for position, (task, outcome) in enumerate(outcomes(todo, options), start=1):
-        made, left = made + task.hours * outcome.made, left - task.hours
-        text = f"[{position}/{len(todo)}] {outcome.text}"
-        if made and position < len(todo):
-            seconds = (time.perf_counter() - start) / made * left
-            text += f"; about {duration(seconds)} left"
-        print(text, flush=True)
+        left = time_left.after(task.hours, outcome.made)
+        print(f"[{position}/{len(todo)}] {outcome.text}{left}", flush=True)
         if outcome.failed:
             failed.append(outcome)
     return failed
-
-
-def duration(seconds: float) -> str:
-    """A time for people."""
-    hours, minutes = seconds / 3600, seconds / 60
-    return f"{minutes:.0f} minutes" if hours < 2 else f"{hours:.0f} hours"
 
 
 def outcomes(todo: list[Task], options: argparse.Namespace) -> Iterator[tuple[Task, Outcome]]:
@@ -121,11 +104,19 @@ def check_methods(methods: list[str], datasets: list[str], options: argparse.Nam
     """ValueError where a method cannot run so; says which options it has no use for."""
     for name in methods:
         for dataset in datasets:
-            METHODS[name].check(name, recipe_for(dataset, options), changes(options))
-        for option in changes(options):
-            if not METHODS[name].has(option):
+            METHODS[name].check(name, options_for(dataset, options))
+        for option in OVERRIDES:
+            given = vars(options)[option] not in (None, "auto")
+            if given and option not in METHODS[name].changes(options):
                 words = option.split("_")
                 print(f"{name} has no {' '.join(words)}: --{'-'.join(words)} is moot")
+
+
+def options_for(dataset: str, options: argparse.Namespace) -> argparse.Namespace:
+    """The options as the data set has them: of digits, what takes minutes on two cores."""
+    defaults = {"recipe": "small", "runs": 1} if dataset == "digits" else {"recipe": "paper"}
+    given = {name: value for name, value in vars(options).items() if value is not None}
+    return argparse.Namespace(**vars(options) | defaults | given)
 
 
 def all_tasks(methods: list[str], datasets: list[str], options: argparse.Namespace) -> list[Task]:
@@ -141,7 +132,7 @@ def all_tasks(methods: list[str], datasets: list[str], options: argparse.Namespa
             if options.dataset == "all" and dataset not in METHODS[name].datasets:
                 print(f"{name} is not in Table 1 on {dataset}, and is left out")
             else:
-                tasks += tasks_of(name, data, options)
+                tasks += tasks_of(name, data, options_for(dataset, options))
     if missing:
         raise DatasetError("\n".join(missing))
     return tasks
@@ -150,34 +141,11 @@ def all_tasks(methods: list[str], datasets: list[str], options: argparse.Namespa
 def tasks_of(name: str, data: Dataset, options: argparse.Namespace) -> Iterator[Task]:
     """The runs of a method on a data set."""
     method, classes = METHODS[name], chosen_classes(options.classes, data.class_names)
-    n = len(data.x_train) / len(data.class_names)
-    prefix = f"{data.name}, " if options.dataset != data.name else ""
-    runs = 1 if data.name == "digits" else method.runs
-    for number in range(options.runs or runs):
+    hours = method.hours_of(len(data.x_train) / len(data.class_names), data.x_train.shape[1:])
+    for number in range(options.runs or method.runs):
         for class_index in classes:
-            yield Task(
-                Run(options.results_dir, data.name, name, class_index, number),
-                f"{prefix}{name}, {data.class_names[class_index]}, run {number}",
-                method,
-                recipe_for(data.name, options),
-                changes(options),
-                seed=options.seed,
-                limit_train=options.limit_train,
-                limit_test=options.limit_test,
-                data_dir=options.data_dir,
-                hours=method.hours_of(n, data.x_train.shape[1:]),
-            )
-
-
-def recipe_for(dataset: str, options: argparse.Namespace) -> str:
-    """The recipe that is asked for, or else the data set's."""
-    return options.recipe or DEFAULT_RECIPES.get(dataset, "paper")
-
-
-def changes(options: argparse.Namespace) -> dict:
-    """The settings that the command line gives, by name."""
-    given = {name: vars(options)[name] for name in OVERRIDES}
-    return {name: value for name, value in given.items() if value not in (None, "auto")}
+            run = Run(options.results_dir, data.name, name, class_index, number)
+            yield Task(run, method, options, hours)
 
 
 def chosen(

@@ -1,10 +1,12 @@
 import os
+import re
 import signal
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,6 +15,7 @@ import experiments
 import models.transformation_detector
 from baselines import METHODS
 from tests.conftest import create_small_network
+from tests.test_datasets import small_arrays
 from utils import estimate, runs
 from utils.detector import Detector
 from utils.device import PRECISIONS, peak_memory, reset_peak_memory
@@ -337,6 +340,7 @@ def test_the_estimate_is_the_sum_of_its_parts(capsys):
     [
         (["--classes", "eleven"], "unknown class 'eleven'; known are 0..9"),
         (["--methods", "magic"], "unknown method 'magic'; known are transformations"),
+        (["--dataset", "cifar"], "unknown data set 'cifar'; known are digits, cifar10"),
         (["--dataset", "cifar10", "--data-dir", "nowhere", "--report"], "no runs of cifar10"),
         (["--dataset", "cats_vs_dogs", "--data-dir", "nowhere"], "cats_vs_dogs.npz is missing"),
     ],
@@ -345,6 +349,92 @@ def test_mistakes_give_one_line(arguments, message, tmp_path, capsys):
     assert experiments.main([*arguments, "--results-dir", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert message in error and error.startswith("error: ") and error.count("\n") == 1
+
+
+TABLE_1 = {"cifar10": (32, 10), "cifar100": (32, 20), "fashion_mnist": (32, 10)}
+TABLE_1 |= {"cats_vs_dogs": (64, 2)}
+"""Sides and numbers of classes."""
+
+
+@pytest.fixture
+def table_1(tmp_path, monkeypatch):
+    """A folder with small arrays for each of Table 1's data sets; two methods that take no time."""
+    for name in TABLE_1:
+        np.savez(tmp_path / f"{name}.npz", **small_arrays(name, n=40))
+    monkeypatch.setitem(METHODS, "brightness", Method(Brightness, runs=1, hours=0.5))
+    slow = Method(Brightness, runs=2, hours=50.0, datasets=("cifar10",))
+    monkeypatch.setitem(METHODS, "slow", slow)
+    return ["--data-dir", str(tmp_path), "--results-dir", str(tmp_path), "--classes", "1,0"]
+
+
+def test_all_of_table_1_is_one_queue_the_shortest_first(table_1, tmp_path, capsys):
+    command = [*table_1, "--dataset", "all", "--methods", "slow,brightness"]
+    assert experiments.main(command) == 0
+    out = capsys.readouterr().out
+    assert "cifar10, cifar100, fashion_mnist, cats_vs_dogs: 12 runs, 0 of them done" in out
+    ended = [line for line in out.splitlines() if line.startswith("[")]
+    assert [line.split("]")[0] for line in ended] == [f"[{i}/12" for i in range(1, 13)]
+    assert all("AUROC in %" in line for line in ended)
+    left = [re.search(r"; about \d+ (minutes|hours) left$", line) for line in ended]
+    assert all(left[:-1]) and left[-1] is None
+    runs = [tuple(line.split("] ")[1].split(":")[0].split(", ")[:2]) for line in ended]
+    hours = {"brightness": 0.5, "slow": 50.0}
+    times = [hours[m] * TABLE_1[name][0] ** 2 / TABLE_1[name][1] for name, m in runs]
+    assert times == sorted(times) and len(set(times)) == 4
+    assert [name for name, method in runs if method == "slow"] == ["cifar10"] * 4
+    for name in ("cifar100", "fashion_mnist", "cats_vs_dogs"):
+        assert f"slow is not in Table 1 on {name}, and is left out" in out
+        assert f"\n{name}: AUROC in %" in out and (tmp_path / name / "table.md").exists()
+    assert experiments.main(command) == 0
+    assert "12 runs, 12 of them done already" in capsys.readouterr().out
+
+
+def test_a_method_runs_where_the_paper_lacks_it_if_the_data_set_is_named(table_1, capsys):
+    names = "cifar100, fashion_mnist,cifar100"
+    assert experiments.main([*table_1, "--dataset", names, "--methods", "slow", "--runs", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "cifar100, fashion_mnist: 4 runs" in out and "left out" not in out
+    assert "] fashion_mnist, slow, t-shirt, run 0: AUROC" in out
+
+
+def test_all_data_sets_that_are_missing_are_named_at_once(table_1, tmp_path, capsys, monkeypatch):
+    def load_data(**_):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(keras.datasets.cifar100, "load_data", load_data)
+    for name in ("cifar100", "cats_vs_dogs"):
+        (tmp_path / f"{name}.npz").unlink()
+    assert experiments.main([*table_1, "--dataset", "all", "--methods", "brightness"]) == 2
+    shown = capsys.readouterr()
+    assert "AUROC" not in shown.out and not list(tmp_path.glob("*/*"))
+    first, second = shown.err.splitlines()
+    assert "cifar100.npz is missing" in first and "no route to host" in first and "put " in first
+    assert (
+        "cats_vs_dogs.npz is missing" in second and "utils.datasets cats_vs_dogs FOLDER" in second
+    )
+
+
+def test_tables_are_made_where_there_are_runs_and_the_others_named(table_1, tmp_path, capsys):
+    assert experiments.main([*table_1, "--dataset", "cifar10", "--methods", "brightness"]) == 0
+    capsys.readouterr()
+    assert experiments.main([*table_1, "--dataset", "cifar100,cifar10", "--report"]) == 2
+    shown = capsys.readouterr()
+    assert "\ncifar10: AUROC in %" in shown.out and "no runs of cifar100 in" in shown.err
+
+
+def test_the_time_left_is_that_of_what_was_made_scaled(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(estimate.time, "perf_counter", lambda: now[0])
+    left = estimate.TimeLeft([0.1, 0.1, 0.3, 2.5])
+    assert left.after(0.1, made=False) == ""  # another command makes it
+    now[0] = 600.0
+    assert left.after(0.1, made=True) == "; about 5 hours left"  # 2.8 where 0.1 is 10 minutes
+    now[0] = 1200.0
+    assert left.after(0.3, made=True) == "; about 2 hours left"
+    assert left.after(2.5, made=True) == ""
+    left = estimate.TimeLeft([1.0, 2.0])
+    now[0] += 90.0
+    assert left.after(1.0, made=True) == "; about 3 minutes left"
 
 
 def test_classes_by_name_and_number():

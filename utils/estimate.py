@@ -5,6 +5,26 @@ import time
 import keras
 
 
+class TimeLeft:
+    """A plain estimate: what the runs that were made took, times what is left beside them.
+
+    hours: what each run would take, in any unit.
+    """
+
+    def __init__(self, hours: list[float]):
+        self.start, self.made, self.left = time.perf_counter(), 0.0, sum(hours)
+
+    def after(self, hours: float, made: bool) -> str:
+        """The estimate for people after one more run, which another command may have made."""
+        self.left -= hours
+        self.made += hours * made
+        if not self.made or self.left < 1e-9:
+            return ""
+        minutes = (time.perf_counter() - self.start) / self.made * self.left / 60
+        left = f"{minutes:.0f} minutes" if minutes < 120 else f"{minutes / 60:.0f} hours"
+        return f"; about {left} left"
+
+
 class TimeEstimate(keras.callbacks.Callback):
     """Prints, once, what the method's remaining runs would take at the speed measured so far.
 
@@ -32,12 +52,11 @@ class TimeEstimate(keras.callbacks.Callback):
         samples = self.detector.training_samples(self.n_train)
         passes = self.detector.scoring_passes(self.n_train, self.n_test)
         hours = self.remaining * (samples + passes / 4) / speed / 3600
-        print(
-            f"\n{speed:.0f} images/s: about {hours:.1f} hours for the {self.remaining} runs of "
-            f"{self.method} left",
-            end="\n"
-            if hours <= 1
-            else "; shorter with --runs 1, --classes NAME, --epochs 0.1, "
-            "--limit-test 1000, or another --recipe\n",
-            flush=True,
-        )
+        runs = f"the {self.remaining} runs of {self.method} left"
+        print(f"\n{speed:.0f} images/s: about {hours:.1f} hours for {runs}", flush=True)
+        if hours > 1:
+            print(
+                "shorter with --runs 1, --classes NAME, --epochs 0.1, --limit-test 1000, or "
+                "another --recipe",
+                flush=True,
+            )

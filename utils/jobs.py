@@ -25,19 +25,13 @@ for long without a word is not taken for lost."""
 
 
 def run_jobs(
-    function: Callable,
-    tasks: list[tuple],
-    jobs: int,
-    scheduler: str | None = None,
+    function: Callable, tasks: list[tuple], jobs: int, scheduler: str | None = None
 ) -> Iterator[tuple[tuple, object]]:
     """Yields (task, function(*task)) for every task, in the order in which they finish.
 
     jobs: so many processes on this machine, each with its share of the processor cores and one of
     the GPUs, which they share where there are fewer. scheduler: the address of a Dask cluster,
-    whose workers take the tasks instead; they see the cores and GPUs that they were started with:
-
-        PYTHONPATH=. dask scheduler
-        PYTHONPATH=. CUDA_VISIBLE_DEVICES=0 dask worker tcp://HOST:8786 --nthreads 1
+    whose workers take the tasks instead, with the cores and GPUs that they were started with.
 
     A task whose process dies is run again, up to twice: it must bear being run twice. One that
     fails for good has its exception in the place of its result.
@@ -45,10 +39,8 @@ def run_jobs(
     Raises ValueError for more jobs than cores, and for a cluster that is not there or whose workers
     run several tasks in one process or cannot import this project.
     """
-    with (
-        dask.config.set(DASK),
-        _cluster(scheduler) if scheduler else _processes(jobs) as client,
-    ):
+    workers = _cluster(scheduler) if scheduler else _processes(jobs)
+    with dask.config.set(DASK), workers as client:
         futures = {client.submit(function, *task, pure=False): task for task in tasks}
         for future in as_completed(list(futures)):
             task = futures.pop(future)  # nothing holds it: it is not computed again elsewhere
@@ -86,25 +78,16 @@ def _processes(jobs):
     if jobs > len(cores):
         raise ValueError(f"--jobs {jobs} is more than the {len(cores)} processor cores")
     settings = {"memory_limit": None, "dashboard_address": ":0", "silence_logs": logging.ERROR}
-    with _interrupts_blocked():  # for good in the processes: this one ends them
+    with contextlib.ExitStack() as stack:
+        if hasattr(signal, "pthread_sigmask"):  # not on Windows
+            # Ctrl-C is for this process, which ends the others: they inherit that it is blocked
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            stack.callback(signal.pthread_sigmask, signal.SIG_SETMASK, before)
         cluster = LocalCluster(n_workers=jobs, threads_per_worker=1, **settings)
     with cluster, Client(cluster) as client:
         shares = [part.tolist() for part in np.array_split(cores, jobs)]
         client.register_plugin(_Share(shares, visible_gpus()))
         yield client
-
-
-@contextlib.contextmanager
-def _interrupts_blocked():
-    """Ctrl-C waits until the end, where the system can let it."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Share(WorkerPlugin):

@@ -1,22 +1,25 @@
 """One run: a method trained on a class of a data set, and its scores as a file."""
 
+import argparse
 import functools
 import json
 import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import keras
 
 from utils.backend import backend
 from utils.claims import ClaimedError, claim
-from utils.datasets import TABLE_1, load_dataset, random_part
+from utils.datasets import LAYOUTS, TABLE_1, load_dataset, random_part
 from utils.detector import Detector
 from utils.device import made_with, peak_memory, reset_peak_memory, resolve_precision
 from utils.estimate import TimeEstimate
 from utils.results import Run, check_made_so, read_details, write_run
+
+OVERRIDES = ("epochs", "batch_size", "precision")
+"""Options that replace a setting of the recipe, in methods that have it."""
 
 load = functools.lru_cache(maxsize=1)(load_dataset)
 """`load_dataset`, which keeps the last one."""
@@ -28,10 +31,10 @@ class Method:
 
     runs: how many of each class. recipes: settings by name. hindsight: the detector chooses
     settings by the test labels, as the paper lets the one-class SVMs do, through
-    `score_in_hindsight(x, normal)`. backends: Keras's, on which it trains. datasets: those
-    that the paper has it on. hours: about what a class of CIFAR-10 takes, to
-    compare methods; large: how many times as long a pixel takes in images over 32x32. tells_work:
-    it has `training_samples` and `scoring_passes`. renamed: settings of older files by new names.
+    `score_in_hindsight(x, normal)`. backends: Keras's, on which it trains. datasets: those that the
+    paper has it on. hours: about what a class of CIFAR-10 takes, to compare methods; large: how
+    many times as long a pixel takes in images over 32x32. tells_work: the detector has
+    `training_samples` and `scoring_passes`. renamed: old names of settings, and the new ones.
     """
 
     create: Callable[..., Detector]
@@ -45,23 +48,26 @@ class Method:
     tells_work: bool = False
     renamed: dict[str, str] = field(default_factory=dict)
 
-    def has(self, setting: str) -> bool:
-        """Whether the detector has a setting of that name."""
-        return setting in self.create().get_params()
+    def changes(self, options: argparse.Namespace) -> dict:
+        """The settings that the command line gives, of those that the detector has."""
+        names = self.create().get_params()
+        given = {name: vars(options)[name] for name in OVERRIDES if name in names}
+        return {name: value for name, value in given.items() if value is not None}
 
-    def detector(self, recipe: str, changes: dict, **more) -> Detector:
-        """A detector of the recipe, with the changes of settings that it has."""
-        changes = {name: value for name, value in changes.items() if self.has(name)}
-        return self.create(**self.recipes[recipe] | changes | more)
+    def detector(self, options: argparse.Namespace, **more) -> Detector:
+        """An untrained detector, by the recipe and the changes of a command line."""
+        return self.create(**self.recipes[options.recipe] | self.changes(options) | more)
 
-    def check(self, name: str, recipe: str, changes: dict) -> None:
+    def check(self, name: str, options: argparse.Namespace) -> None:
         """ValueError where the method of that name cannot run so."""
-        if recipe not in self.recipes:
-            raise ValueError(f"{name} has no recipe {recipe!r}; it has {', '.join(self.recipes)}")
+        if options.recipe not in self.recipes:
+            raise ValueError(
+                f"{name} has no recipe {options.recipe!r}; it has {', '.join(self.recipes)}"
+            )
         if backend() not in self.backends:
             choice = " or ".join(self.backends)
             raise ValueError(f"{name} does not run on {backend()}: set KERAS_BACKEND={choice}")
-        settings = self.detector(recipe, changes).check_settings()
+        settings = self.detector(options).check_settings()
         resolve_precision(settings.get("precision", "float32"))
 
     def hours_of(self, n: int, image_shape: tuple[int, int, int]) -> float:
@@ -81,41 +87,37 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Task:
-    """A run to be made, and how.
-
-    name: for people. changes: settings that replace the recipe's where the method has them. seed:
-    that of run 0, and of the part of the test set. limit_train: the first so many images of the
-    class; limit_test: a random so many to score. hours: see Method.
-    """
+    """A run to be made, by the options of a command line; hours: see Method."""
 
     run: Run
-    name: str
     method: Method
-    recipe: str
-    changes: dict
-    seed: int
-    limit_train: int | None
-    limit_test: int | None
-    data_dir: Path
+    options: argparse.Namespace
     hours: float
+
+    @property
+    def name(self) -> str:
+        """The run for people, with its data set where there are several."""
+        run, class_name = self.run, LAYOUTS[self.run.dataset].class_names[self.run.class_index]
+        name = f"{run.method}, {class_name}, run {run.number}"
+        return name if self.options.dataset == run.dataset else f"{run.dataset}, {name}"
 
     def detector(self, verbose: int = 1) -> Detector:
         """The run's detector, untrained."""
-        seed = self.seed + self.run.number
-        return self.method.detector(self.recipe, self.changes, seed=seed, verbose=verbose)
+        seed = self.options.seed + self.run.number
+        return self.method.detector(self.options, seed=seed, verbose=verbose)
 
     def identity(self) -> dict:
         """What a run's file must agree in with what is asked for."""
+        changes, settings = self.method.changes(self.options), self.detector().get_params()
         changes = {
-            "epochs": self.changes.get("epochs") if self.method.has("epochs") else None,
-            "batch size": self.changes.get("batch_size") if self.method.has("batch_size") else None,
-            "training images": self.limit_train,
-            "test images": self.limit_test,
+            "epochs": changes.get("epochs"),
+            "batch size": changes.get("batch_size"),
+            "training images": self.options.limit_train,
+            "test images": self.options.limit_test,
         }
         changed = [f"{value:g} {name}" for name, value in changes.items() if value is not None]
-        settings = self.detector().get_params()
         return {
-            "recipe": ", ".join([self.recipe, *changed]),
+            "recipe": ", ".join([self.options.recipe, *changed]),
             "seed": settings["seed"],
             "backend": backend(),
             "precision": resolve_precision(settings.get("precision", "float32")),
@@ -139,12 +141,12 @@ class Task:
         remaining: how many runs to tell the time of while it trains; 0 is quiet.
         """
         identity, made, memory_is_known = self.identity(), made_with(), reset_peak_memory()
-        run, data = self.run, load(self.run.dataset, self.data_dir)
-        detector = self.detector(verbose=int(remaining > 0))
-        x = data.x_train[data.y_train == run.class_index][: self.limit_train]
-        limit = min(filter(None, [self.limit_test, detector.max_test]), default=None)
-        x_test = random_part(data.x_test, limit, self.seed)
-        normal = random_part(data.y_test, limit, self.seed) == run.class_index
+        run, options = self.run, self.options
+        data, detector = load(run.dataset, options.data_dir), self.detector(int(remaining > 0))
+        x = data.x_train[data.y_train == run.class_index][: options.limit_train]
+        limit = min(filter(None, [options.limit_test, detector.max_test]), default=None)
+        x_test = random_part(data.x_test, limit, options.seed)
+        normal = random_part(data.y_test, limit, options.seed) == run.class_index
         callbacks = []
         if remaining and self.method.tells_work:
             callbacks = [TimeEstimate(run.method, detector, len(x), len(x_test), remaining)]
