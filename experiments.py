@@ -176,17 +176,12 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add(
         "--dataset",
         default="digits",
-        help=f"of {', '.join(DATASETS)}, separated by commas; or all, the four of Table 1, each "
-        "with the methods that it has there (default: digits)",
+        help=f"of {', '.join(DATASETS)}; or all, which is Table 1 (default: digits)",
     )
     add("--data-dir", type=Path, default=Path("data"), help="where data sets lie (default: data)")
     add("--methods", default="transformations", help=f"all, or of {', '.join(METHODS)}")
     add("--classes", default="all", help="all, or names or numbers separated by commas")
-    add(
-        "--runs",
-        type=whole_number,
-        help="runs of each class (default: as in the paper, 5 for transformations; digits: 1)",
-    )
+    add("--runs", type=whole_number, help="of each class (default: the paper's; of digits 1)")
     add("--results-dir", type=Path, default=Path("runs"), help="default: runs")
     add(
         "--beside",
@@ -194,12 +189,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         nargs="+",
         default=[],
         metavar="DIR",
-        help="other folders of results to show in the tables, such as results, which came with "
-        "the code",
+        help="other folders of results for the tables, such as results, which came with the code",
     )
-    add(
-        "--seed", type=seed_number, default=0, help="seed of run 0; run r has seed + r (default: 0)"
-    )
+    add("--seed", type=seed_number, default=0, help="that of run r is r more (default: 0)")
     add("--recipe", choices=RECIPES, help="default: paper; digits: small")
     add("--epochs", type=number_above_zero, help="over all transformed images, e.g. 0.1")
     add("--batch-size", type=whole_number)

@@ -17,6 +17,7 @@ from baselines import METHODS
 from tests.conftest import create_small_network
 from tests.test_datasets import small_arrays
 from utils import estimate, runs
+from utils.datasets import LAYOUTS, Layout
 from utils.detector import Detector
 from utils.device import PRECISIONS, peak_memory, reset_peak_memory
 from utils.results import read_details
@@ -420,6 +421,19 @@ def test_tables_are_made_where_there_are_runs_and_the_others_named(table_1, tmp_
     assert experiments.main([*table_1, "--dataset", "cifar100,cifar10", "--report"]) == 2
     shown = capsys.readouterr()
     assert "\ncifar10: AUROC in %" in shown.out and "no runs of cifar100 in" in shown.err
+
+
+def test_a_new_data_set_is_a_row_and_its_file(tmp_path, capsys, monkeypatch, brightness):
+    monkeypatch.setitem(LAYOUTS, "mine", Layout((8, 8, 1), "good, odd"))
+    command = ["--dataset", "mine", "--methods", "brightness", "--data-dir", str(tmp_path)]
+    command += ["--results-dir", str(tmp_path)]
+    assert experiments.main(command) == 2
+    assert "mine.npz is missing, and this data set cannot be downloaded" in capsys.readouterr().err
+    np.savez(tmp_path / "mine.npz", **small_arrays("mine", n=20))
+    assert experiments.main(command) == 0
+    table = pd.read_csv(tmp_path / "mine" / "table.csv")
+    assert table["class"].tolist() == ["good", "odd", "average"]
+    assert table["recipe"].eq("paper").all() and table["published"].isna().all()
 
 
 def test_the_time_left_is_that_of_what_was_made_scaled(monkeypatch):

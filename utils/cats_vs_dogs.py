@@ -37,11 +37,11 @@ def build_cats_vs_dogs(folder: str | os.PathLike, data_dir: str | os.PathLike = 
     path.parent.mkdir(parents=True, exist_ok=True)
     check_writable(path, ".npz")
     files = {name: _numbered_files(Path(folder), name) for name in CLASSES}
-    for name in CLASSES:
-        _check_count(folder, name, len(files[name]))
+    for name, found in files.items():
+        _check_count(folder, name, len(found))
     classes = []
-    for name in CLASSES:
-        images = list(itertools.islice(_readable(files[name]), N_TRAIN + N_TEST))
+    for name, found in files.items():
+        images = list(itertools.islice(_readable(found), N_TRAIN + N_TEST))
         _check_count(folder, name, len(images))
         classes.append(np.stack(images))
     arrays = {}

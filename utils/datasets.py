@@ -87,7 +87,7 @@ LAYOUTS = {
         remedy="make it from the images with python -m utils.datasets cats_vs_dogs FOLDER",
     ),
 }
-DATASETS = tuple(LAYOUTS)
+DATASETS = LAYOUTS.keys()
 TABLE_1 = ("cifar10", "cifar100", "fashion_mnist", "cats_vs_dogs")
 
 

@@ -24,6 +24,13 @@ DASK = {
 for long without a word is not taken for lost."""
 
 
+THREADS = [
+    f"distributed.nanny.pre-spawn-environ.{name}_THREADS"
+    for name in ("OMP_NUM", "MKL_NUM", "OPENBLAS_NUM", "TF_NUM_INTRAOP")
+]
+"""The threads of libraries in a process; Dask's default is one."""
+
+
 def run_jobs(
     function: Callable, tasks: list[tuple], jobs: int, scheduler: str | None = None
 ) -> Iterator[tuple[tuple, object]]:
@@ -57,17 +64,13 @@ def _cluster(scheduler):
     with client:
         threads = max(client.nthreads().values(), default=1)
         if threads > 1:
-            raise ValueError(
-                f"a Dask worker would run {threads} tasks in one process: start the workers with "
-                "--nthreads 1"
-            )
+            raise ValueError(f"a Dask worker has {threads} threads: start each with --nthreads 1")
         try:
             client.run_on_scheduler(importlib.util.find_spec, __name__)
             client.run(importlib.util.find_spec, __name__)
         except ModuleNotFoundError as error:
             raise ValueError(
-                f"the Dask cluster cannot import {__name__}: start its scheduler and workers in "
-                "this project's folder, with PYTHONPATH=."
+                f"the Dask cluster lacks {__name__}: start it in this folder, with PYTHONPATH=."
             ) from error
         yield client
 
@@ -79,6 +82,7 @@ def _processes(jobs):
         raise ValueError(f"--jobs {jobs} is more than the {len(cores)} processor cores")
     settings = {"memory_limit": None, "dashboard_address": ":0", "silence_logs": logging.ERROR}
     with contextlib.ExitStack() as stack:
+        stack.enter_context(dask.config.set(dict.fromkeys(THREADS, len(cores) // jobs)))
         if hasattr(signal, "pthread_sigmask"):  # not on Windows
             # Ctrl-C is for this process, which ends the others: they inherit that it is blocked
             before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -98,12 +102,9 @@ class _Share(WorkerPlugin):
 
     def setup(self, worker):
         number = int(worker.name)
-        cores = self.shares[number]
         if hasattr(os, "sched_setaffinity"):  # Linux
             for thread in os.listdir("/proc/self/task"):
-                os.sched_setaffinity(int(thread), cores)
-        else:
-            os.environ["TF_NUM_INTRAOP_THREADS"] = os.environ["OMP_NUM_THREADS"] = str(len(cores))
+                os.sched_setaffinity(int(thread), self.shares[number])
         if self.gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = self.gpus[number % len(self.gpus)]
         if 0 < len(self.gpus) < len(self.shares):  # none is to reserve all of a shared GPU's memory

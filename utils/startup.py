@@ -48,7 +48,7 @@ def load_keras() -> None:
     """
     chosen = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     flags = cpuinfo("flags").split()
-    if "avx2" in flags and "avx512f" not in flags:  # TensorFlow leaves oneDNN off, twice as fast
+    if "avx2" in flags and "avx512f" not in flags:  # where TensorFlow leaves it off; twice as fast
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     has_gpu = _has_gpu()
     with contextlib.nullcontext() if chosen in ("0", "1") or has_gpu else _without_noise():
