@@ -424,7 +424,7 @@ def test_tables_are_made_where_there_are_runs_and_the_others_named(table_1, tmp_
 
 
 def test_a_new_data_set_is_a_row_and_its_file(tmp_path, capsys, monkeypatch, brightness):
-    monkeypatch.setitem(LAYOUTS, "mine", Layout((8, 8, 1), "good, odd"))
+    monkeypatch.setitem(LAYOUTS, "mine", Layout((8, 8, 1), ["good", "odd"]))
     command = ["--dataset", "mine", "--methods", "brightness", "--data-dir", str(tmp_path)]
     command += ["--results-dir", str(tmp_path)]
     assert experiments.main(command) == 2

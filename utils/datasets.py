@@ -36,54 +36,42 @@ IDX_FILES = {
 }
 
 
+CIFAR10 = "airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck"
+FASHION_MNIST = "t-shirt, trouser, pullover, dress, coat, sandal, shirt, sneaker, bag, ankle-boot"
+CIFAR100 = (
+    "aquatic mammals, fish, flowers, food containers, fruit and vegetables, household electrical "
+    "devices, household furniture, insects, large carnivores, large man-made outdoor things, "
+    "large natural outdoor scenes, large omnivores and herbivores, medium-sized mammals, "
+    "non-insect invertebrates, people, reptiles, small mammals, trees, vehicles 1, vehicles 2"
+)
+DIGITS = [str(digit) for digit in range(10)]
+
+
 @dataclass(frozen=True)
 class Layout:
     """What a data set's arrays look like, and where they come from if no file is there.
 
-    names: of the classes, in the order of their numbers, separated by commas. padding: zeros around
-    images of the MNIST family, which may also lie in IDX_FILES. download: what `load_data` of
-    keras.datasets takes; None where it has no such data set. remedy: another way to get the file.
+    padding: zeros around images of the MNIST family, which may also lie in IDX_FILES. download:
+    what `load_data` of keras.datasets takes; None where it has no such data set. remedy: another
+    way to get the file.
     """
 
     image_shape: tuple[int, int, int]
-    names: str
+    class_names: list[str]
     padding: int = 0
     download: dict | None = None
     remedy: str = ""
 
-    @property
-    def class_names(self) -> list[str]:
-        """The names of the classes, by number."""
-        return self.names.split(", ")
 
-
-DIGITS = "0, 1, 2, 3, 4, 5, 6, 7, 8, 9"
 LAYOUTS = {
     "digits": Layout((16, 16, 1), DIGITS),
-    "cifar10": Layout(
-        (32, 32, 3),
-        "airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck",
-        download={},
-    ),
-    "cifar100": Layout(
-        (32, 32, 3),
-        "aquatic mammals, fish, flowers, food containers, fruit and vegetables, household "
-        "electrical devices, household furniture, insects, large carnivores, large man-made "
-        "outdoor things, large natural outdoor scenes, large omnivores and herbivores, "
-        "medium-sized mammals, non-insect invertebrates, people, reptiles, small mammals, trees, "
-        "vehicles 1, vehicles 2",
-        download={"label_mode": "coarse"},
-    ),
-    "fashion_mnist": Layout(
-        (28, 28, 1),
-        "t-shirt, trouser, pullover, dress, coat, sandal, shirt, sneaker, bag, ankle-boot",
-        padding=2,
-        download={},
-    ),
+    "cifar10": Layout((32, 32, 3), CIFAR10.split(", "), download={}),
+    "cifar100": Layout((32, 32, 3), CIFAR100.split(", "), download={"label_mode": "coarse"}),
+    "fashion_mnist": Layout((28, 28, 1), FASHION_MNIST.split(", "), padding=2, download={}),
     "mnist": Layout((28, 28, 1), DIGITS, padding=2, download={}),
     "cats_vs_dogs": Layout(
         (64, 64, 3),
-        "cat, dog",
+        cats_vs_dogs.CLASSES,
         remedy="make it from the images with python -m utils.datasets cats_vs_dogs FOLDER",
     ),
 }
