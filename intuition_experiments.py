@@ -106,20 +106,20 @@ def train_network(
 ) -> keras.Model:
     """The network that tells transformations of images x (n, h, w, c) in [0, 1] apart.
 
-    Adam with Keras's defaults, over the self-labelled set (section 4.1), which is small enough here
-    to be built as it stands. The last tenth of the images is left out: the authors watched the loss
-    on it.
+    Adam with Keras's defaults, over the self-labelled set (section 4.1). The last tenth of the
+    images is left out: the authors watched the loss on it.
     """
     keras.utils.set_random_seed(seed)
     k, x = len(transformations), x[: len(x) * 9 // 10]
     network = create_network(x.shape[1:], k)
     network.compile(Adam(), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    labels = np.repeat(np.arange(k), len(x))
-    x = transformations.transform_batch(np.tile(x, (k, 1, 1, 1)), labels)
-    order = epoch_batches(len(x), batch_size, epochs, seed)
-    network.fit(
-        batches(len(order), lambda i: (x[order[i]], labels[order[i]])), verbose=0, shuffle=False
-    )
+    pairs = epoch_batches(len(x) * k, batch_size, epochs, seed)
+
+    def batch(i):
+        image, t = np.divmod(pairs[i], k)
+        return transformations.transform_batch(x[image], t), t
+
+    network.fit(batches(len(pairs), batch), verbose=0, shuffle=False)
     return network
 
 
