@@ -222,7 +222,7 @@ def make_run(run: Run, data, options: argparse.Namespace, remaining: int) -> dic
         "found": detector.record_,
         "peak_memory_bytes": peak_memory() if memory_is_known else None,
     }
-    aurocs = write_run(run, normal, scores, details | made)
+    aurocs = write_run(run.path, normal, scores, details | made)
     run.checkpoint.unlink(missing_ok=True)
     return aurocs
 

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from transformations import Transformer
 from utils.datasets import load_dataset
+from utils.results import Run, read_run
 
 AUTOMOBILE = 1
 IMAGE = 4
@@ -24,8 +25,9 @@ def main() -> None:
     options = parser.parse_args()
     data = load_dataset("cifar10", options.data_dir)
     image = data.x_train[data.y_train == AUTOMOBILE][IMAGE]
-    with np.load("results/cifar10/cifar10_transformations_1_0.npz") as run:
-        scores, normal, auroc = run["scores_dirichlet"] / 72, run["normal"], float(run["auroc"])
+    run = Run(Path("results"), "cifar10", "transformations", AUTOMOBILE, 0)
+    normal, scores, details = read_run(run.path)
+    scores, auroc = scores["dirichlet"] / 72, details["metrics"]["dirichlet"]["auroc"]
 
     transformer = Transformer()
     images = transformer.transform_batch(np.repeat(image[None], 72, axis=0), np.arange(72))

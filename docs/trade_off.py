@@ -55,7 +55,7 @@ def measured() -> list[dict]:
                     "class": run["class_name"],
                     "samples": run["found"]["training_samples"],
                 }
-                | {score: 100 * run["variants"][score] for score in SCORES}
+                | {score: 100 * run["metrics"][score]["auroc"] for score in SCORES}
                 | {f"{part} s": seconds for part, seconds in run["seconds"].items()}
             )
     return rows

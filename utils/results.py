@@ -1,5 +1,6 @@
 """Runs as files, and the tables and plots made from them beside the published numbers."""
 
+import contextlib
 import json
 import os
 import re
@@ -9,23 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from sklearn.metrics import roc_curve
 
 from utils.datasets import LAYOUTS
 from utils.files import read_npz, replacing, write_npz
-from utils.metrics import auroc, evaluate
+from utils.metrics import areas, auroc
 
 PUBLISHED = Path(__file__).with_name("published.csv")
 """Table 1, classes by this project's numbers. The paper numbers Fashion-MNIST's classes in
 alphabetical order, not by label: in that order all ten one-class SVMs are reproduced to 0.1."""
-
-CURVES = (
-    "roc_fpr",
-    "roc_tpr",
-    "pr_normal_precision",
-    "pr_normal_recall",
-    "pr_anomaly_precision",
-    "pr_anomaly_recall",
-)
 
 MADE_WITH = ("folder", "backend", "precision")
 """What keeps runs of the same recipe in rows of their own."""
@@ -58,39 +51,89 @@ class Run:
 
 
 def find_runs(results_dir: str | os.PathLike, dataset: str) -> list[Path]:
-    """The files of a data set's runs, those of exactly the name that `Run.path` gives, sorted."""
-    name = re.compile(rf"{dataset}_[a-z_]+_\d+_\d+\.npz")
-    folder = Path(results_dir, dataset)
-    return sorted(path for path in folder.glob("*.npz") if name.fullmatch(path.name))
+    """The files of a data set's runs, sorted."""
+    return files_named(Path(results_dir, dataset), rf"{dataset}_[a-z_]+_\d+_\d+")
+
+
+def files_named(folder: Path, pattern: str) -> list[Path]:
+    """The .npz files of a folder of exactly a name, sorted: a copy beside its original is none."""
+    return sorted(path for path in folder.glob("*.npz") if re.fullmatch(pattern, path.stem))
 
 
 def write_run(
-    run: Run, normal: np.ndarray, scores: dict[str, np.ndarray], details: dict
+    path: Path, normal: np.ndarray, scores: dict[str, np.ndarray], details: dict
 ) -> dict[str, float]:
     """Write a finished run, whole or not at all; returns the AUROC of every score.
 
-    normal: (n,) bool. scores: (n,) by name; the first is the method's own, with curves. details:
-    how the run was made (settings, seed, versions, device, seconds), kept as JSON.
+    normal: (n,) bool, which images are normal. scores: (n,) by name, the method's own first;
+    float32 in the file, or float64 where float32 would move the AUROC by more than 1e-6. details:
+    how the run was made (settings, seed, versions, device, seconds), kept as JSON with "metrics",
+    the areas of each score.
     """
-    result = evaluate(normal, next(iter(scores.values())))
-    arrays = {k: np.asarray(v, np.float32) if k in CURVES else v for k, v in result.items()}
-    aurocs = {name: auroc(normal, values) for name, values in scores.items()}
-    arrays |= {f"scores_{name}": values for name, values in scores.items()}
-    arrays |= {"normal": np.asarray(normal, bool)}
-    details = details | {"variants": aurocs}
-    arrays["details"] = np.array(json.dumps(details))
-    write_npz(run.path, arrays)
-    return aurocs
+    normal = np.asarray(normal, bool)
+    scores = {name: _compact(normal, values) for name, values in scores.items()}
+    metrics = {name: areas(normal, values) for name, values in scores.items()}
+    arrays = {f"scores_{name}": values for name, values in scores.items()}
+    arrays |= {"normal": normal, "details": np.array(json.dumps(details | {"metrics": metrics}))}
+    write_npz(path, arrays)
+    return {name: each["auroc"] for name, each in metrics.items()}
+
+
+def _compact(normal, scores):
+    """Scores as float32, where that leaves their ranking as it is."""
+    with np.errstate(over="ignore"):
+        small = np.asarray(scores, np.float32)
+    if np.isfinite(small).all() and abs(auroc(normal, small) - auroc(normal, scores)) <= 1e-6:
+        return small
+    return scores
+
+
+def read_run(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray], dict]:
+    """What `write_run` wrote: normal, the scores by name, and the details with "metrics".
+
+    Files of earlier versions, which hold curves and no "metrics", are read alike. Raises
+    ResultError where the file is no run's.
+    """
+    with _named(path):
+        arrays = read_npz(path)
+        normal, details = arrays["normal"], dict(json.loads(str(arrays["details"])))
+        scores = {
+            k.removeprefix("scores_"): v for k, v in arrays.items() if k.startswith("scores_")
+        }
+        if "metrics" not in details:
+            details["metrics"] = {name: areas(normal, values) for name, values in scores.items()}
+        return normal, scores, details
 
 
 def read_details(path: Path) -> dict:
-    """How a run was made, and its areas. Raises ResultError where the file is no run's."""
+    """The details of `read_run`, sooner, without the scores. Raises ResultError as it does."""
+    with _named(path):
+        details = dict(json.loads(str(read_npz(path, ("details",))["details"])))
+        return details if "metrics" in details else read_run(path)[2]
+
+
+@contextlib.contextmanager
+def _named(path):
     try:
-        areas = ("auroc", "aupr_normal", "aupr_anomaly")
-        arrays = read_npz(path, ("details", *areas))
-        return json.loads(str(arrays["details"])) | {k: float(arrays[k]) for k in areas}
+        yield
+    except ResultError:
+        raise
     except (ValueError, KeyError, TypeError) as error:
-        raise ResultError(f"{path} is no result of experiments.py ({error}); delete it") from error
+        raise ResultError(f"{path} is no result of an experiment ({error}); delete it") from error
+
+
+def read_rows(path: Path) -> list[dict]:
+    """A row for each score of a run: its areas, and the details that are single values.
+
+    Beside them score, first (whether it is the method's own), path, and seconds by part.
+    """
+    details = read_details(path)
+    made = {key: value for key, value in details.items() if not isinstance(value, dict | list)}
+    made |= {f"{part}_seconds": s for part, s in details["seconds"].items()} | {"path": path}
+    return [
+        made | {"score": score, "first": position == 0} | values
+        for position, (score, values) in enumerate(details["metrics"].items())
+    ]
 
 
 def check_made_so(path: Path, details: dict, wanted: dict) -> None:
@@ -104,25 +147,13 @@ def check_made_so(path: Path, details: dict, wanted: dict) -> None:
 
 
 def read_runs(results_dirs: Iterable[str | os.PathLike], dataset: str) -> pd.DataFrame:
-    """One row a run and score: class, method, score, recipe, run, auroc, AUPRs, seconds, ...
-
-    Raises ResultError for files that are no run's.
-    """
-    rows = []
-    for folder in results_dirs:
-        for path in find_runs(folder, dataset):
-            details = read_details(path)
-            made = {"folder": Path(folder).as_posix(), "path": path}
-            made |= {key: details[key] for key in ("backend", "precision", "device")}
-            made |= {f"{part}_seconds": s for part, s in details["seconds"].items()}
-            for key in ("class_index", "method", "recipe", "reduced", "run"):
-                made[key] = details[key]
-            for position, (score, value) in enumerate(details["variants"].items()):
-                row = made | {"score": score, "first": position == 0, "auroc": value}
-                for area in ("aupr_normal", "aupr_anomaly"):
-                    row[area] = details[area] if position == 0 else np.nan
-                rows.append(row)
-    return pd.DataFrame(rows)
+    """The rows of all of a data set's runs, with their folder. Raises ResultError as `read_run`."""
+    return pd.DataFrame(
+        {"folder": Path(folder).as_posix()} | row
+        for folder in results_dirs
+        for path in find_runs(folder, dataset)
+        for row in read_rows(path)
+    )
 
 
 def summarise(runs: pd.DataFrame, dataset: str) -> pd.DataFrame:
@@ -239,10 +270,11 @@ def plot_roc(runs: pd.DataFrame, dataset: str, path: Path) -> None:
         panel.set_axis_off()
     for panel, class_index in zip(panels, classes, strict=False):
         for _, run in first[first["class_index"] == class_index].iterrows():
-            arrays = read_npz(run["path"], ("roc_fpr", "roc_tpr"))
+            normal, scores, _ = read_run(run["path"])
+            false, true, _ = roc_curve(normal, scores[run["score"]])
             label = ", ".join([run["method"], *run[differing]])
             label = f"{label}: {100 * run['auroc']:.1f}"
-            panel.plot(arrays["roc_fpr"], arrays["roc_tpr"], linewidth=1.2, label=label)
+            panel.plot(false, true, linewidth=1.2, label=label)
         panel.plot([0, 1], [0, 1], color="0.7", linewidth=0.8, linestyle=":")
         panel.set_title(LAYOUTS[dataset].class_names[class_index], fontsize=10)
         legend = panel.legend(fontsize=6, loc="lower right", frameon=False)
