@@ -108,10 +108,9 @@ class TransformationSet:
             raise ValueError(f"expected images of shape (n, h, w, c), got {x.shape}")
         t_inds = self._check_indices(t_inds, len(x))
         n, height, width, channels = x.shape
-        source = self.index_maps(height, width)[t_inds]
-        flat = x.reshape(n * height * width, channels)
-        rows = source + np.arange(n)[:, None] * (height * width)
-        return flat[rows.ravel()].reshape(x.shape)
+        source = self.index_maps(height, width)[t_inds, :, None]
+        flat = x.reshape(n, height * width, channels)
+        return np.take_along_axis(flat, source, axis=1).reshape(x.shape)
 
     def _check_indices(self, t_inds, n: int) -> np.ndarray:
         t_inds = np.asarray(t_inds)
@@ -137,16 +136,8 @@ class Transformer(TransformationSet):
     """
 
     def __init__(self, translation_x: int = 8, translation_y: int = 8):
-        super().__init__(
-            list(
-                itertools.product(
-                    (False, True),
-                    (0, -translation_x, translation_x),
-                    (0, -translation_y, translation_y),
-                    range(4),
-                )
-            )
-        )
+        rows, columns = ((0, -t, t) for t in (translation_x, translation_y))
+        super().__init__(list(itertools.product((False, True), rows, columns, range(4))))
 
 
 class SimpleTransformer(TransformationSet):

@@ -213,7 +213,7 @@ def test_a_random_seed_is_drawn_and_recorded(x):
     assert len(seeds) == 9 and all(0 <= each < 2**31 for each in seeds)
     detector = Mean().fit(x)
     assert detector.get_settings()["seed"] == detector.alpha_ and detector.seed is None
-    assert Mean(seed=np.int64(5)).fit(x).get_settings() == {"power": 1.0, "seed": 5}
+    assert Mean(seed=np.int64(5)).fit(x).get_settings() == {"power": 1.0, "seed": 5, "verbose": 1}
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -52,42 +52,24 @@ class SGD(_OneReplica, keras.optimizers.SGD):
         self.assign_sub(variable, learning_rate * gradient)
 
 
-class Muon(Adam):
-    """Muon (Jordan et al., 2024) for the convolutions' kernels, and Adam for all other weights.
+class Muon(_OneReplica, keras.optimizers.Muon):
+    """keras.optimizers.Muon for the convolutions' kernels, and Adam for all other weights.
 
-    A kernel (h, w, c_in, c_out) is taken as the matrix G of h w c_in rows and c_out columns. Its
-    step is Nesterov's momentum of G with all singular values brought near 1, times
-    0.2 learning_rate sqrt(max(rows, columns)), which has the size of an Adam step and so shares its
-    learning rate (Liu et al., 2025). keras.optimizers.Muon leaves kernels of four axes to Adam.
+    A kernel (h, w, c_in, c_out) is taken as the matrix G of h w c_in rows and c_out columns (Keras
+    itself leaves it to Adam). Its step is Nesterov's momentum of G with all singular values brought
+    near 1 (Jordan et al., 2024), times 0.2 learning_rate sqrt(max(rows, columns)), which has the
+    size of an Adam step and so shares its learning rate (Liu et al., 2025).
     """
 
-    momentum = 0.95
+    def __init__(self, learning_rate, name=None):
+        none = {"weight_decay": None, "adam_weight_decay": None, "rms_rate": None}
+        super().__init__(learning_rate, name=name, **none)
 
-    def update_step(self, gradient, variable, learning_rate):
-        """Update the variable and its momentum."""
-        if len(variable.shape) != 4:
-            super().update_step(gradient, variable, learning_rate)
-            return
-        gradient = ops.cast(gradient, variable.dtype)
-        m = self._momentums[self._get_variable_index(variable)]
-        self.assign(m, self.momentum * m + gradient)
-        step = ops.reshape(gradient + self.momentum * m, (-1, variable.shape[-1]))
-        step = orthogonalise(step) * (0.2 * max(step.shape) ** 0.5)
-        step = ops.reshape(step, variable.shape)
-        self.assign_sub(variable, ops.cast(learning_rate, variable.dtype) * step)
+    def _should_use_adamw(self, variable):
+        return len(variable.shape) != 4
 
-
-def orthogonalise(matrix):
-    """A matrix (n, m) with the same singular vectors and singular values of about 0.7 to 1.2.
-
-    Five Newton-Schulz iterations of Muon's quintic, which bring even a thousandth of the largest
-    singular value there and need no decomposition.
-    """
-    wide = matrix.shape[0] <= matrix.shape[1]
-    x = matrix if wide else ops.transpose(matrix)
-    x = x / (ops.norm(x) + 1e-7)
-    for _ in range(5):
-        square = ops.matmul(x, ops.transpose(x))
-        square = -4.7750 * square + 2.0315 * ops.matmul(square, square)
-        x = 3.4445 * x + ops.matmul(square, x)
-    return x if wide else ops.transpose(x)
+    def zeropower_via_newtonschulz5(self, x, steps):
+        """The orthogonalised kernel, at the size of an Adam step."""
+        matrix = ops.reshape(x, (-1, x.shape[-1]))
+        step = super().zeropower_via_newtonschulz5(matrix, steps)
+        return ops.reshape(0.2 * max(matrix.shape) ** 0.5 * step, x.shape)
