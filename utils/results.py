@@ -1,6 +1,5 @@
 """Runs as files, and the tables and plots made from them beside the published numbers."""
 
-import contextlib
 import json
 import os
 import re
@@ -14,7 +13,8 @@ from sklearn.metrics import roc_curve
 
 from utils.datasets import LAYOUTS
 from utils.files import read_npz, replacing, write_npz
-from utils.metrics import areas, auroc
+from utils.metrics import auroc, evaluate
+from utils.tables import markdown, number, with_sem
 
 PUBLISHED = Path(__file__).with_name("published.csv")
 """Table 1, classes by this project's numbers. The paper numbers Fashion-MNIST's classes in
@@ -72,7 +72,7 @@ def write_run(
     """
     normal = np.asarray(normal, bool)
     scores = {name: _compact(normal, values) for name, values in scores.items()}
-    metrics = {name: areas(normal, values) for name, values in scores.items()}
+    metrics = {name: evaluate(normal, values) for name, values in scores.items()}
     arrays = {f"scores_{name}": values for name, values in scores.items()}
     arrays |= {"normal": normal, "details": np.array(json.dumps(details | {"metrics": metrics}))}
     write_npz(path, arrays)
@@ -94,32 +94,20 @@ def read_run(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray], dict]:
     Files of earlier versions, which hold curves and no "metrics", are read alike. Raises
     ResultError where the file is no run's.
     """
-    with _named(path):
+    try:
         arrays = read_npz(path)
         normal, details = arrays["normal"], dict(json.loads(str(arrays["details"])))
-        scores = {
-            k.removeprefix("scores_"): v for k, v in arrays.items() if k.startswith("scores_")
-        }
+        scores = {k.removeprefix("scores_"): v for k, v in arrays.items() if k.startswith("scores")}
         if "metrics" not in details:
-            details["metrics"] = {name: areas(normal, values) for name, values in scores.items()}
+            details["metrics"] = {name: evaluate(normal, each) for name, each in scores.items()}
         return normal, scores, details
+    except (ValueError, KeyError, TypeError) as error:
+        raise ResultError(f"{path} is no result of an experiment ({error}); delete it") from error
 
 
 def read_details(path: Path) -> dict:
-    """The details of `read_run`, sooner, without the scores. Raises ResultError as it does."""
-    with _named(path):
-        details = dict(json.loads(str(read_npz(path, ("details",))["details"])))
-        return details if "metrics" in details else read_run(path)[2]
-
-
-@contextlib.contextmanager
-def _named(path):
-    try:
-        yield
-    except ResultError:
-        raise
-    except (ValueError, KeyError, TypeError) as error:
-        raise ResultError(f"{path} is no result of an experiment ({error}); delete it") from error
+    """How a run was made, and its metrics. Raises ResultError as `read_run`."""
+    return read_run(path)[2]
 
 
 def read_rows(path: Path) -> list[dict]:
@@ -159,43 +147,30 @@ def read_runs(results_dirs: Iterable[str | os.PathLike], dataset: str) -> pd.Dat
 def summarise(runs: pd.DataFrame, dataset: str) -> pd.DataFrame:
     """The table: measured mean and SEM over the runs, published value, difference, in percent.
 
-    A row for each class, method, score, recipe, folder, backend and precision; class_index -1 is
-    the classes' average. Published numbers stand beside the method's own score alone, and never
-    beside a reduced recipe. The average row is given where every class of the data set was
-    measured.
+    A row for each class, method, score, recipe, folder, backend and precision, and after the
+    classes their average, where every class of the data set was measured. Published numbers stand
+    beside the method's own score alone, and never beside a reduced recipe.
     """
-    published = pd.read_csv(PUBLISHED).query("dataset == @dataset")
-    published = published.rename(columns={"auroc": "published", "sem": "published_sem"})
     names = LAYOUTS[dataset].class_names
     keys = ["method", "score", "recipe", *MADE_WITH, "reduced", "first"]
-    table = (
-        runs.assign(auroc=100 * runs["auroc"])
-        .groupby([*keys, "class_index"], sort=False)["auroc"]
-        .agg(measured="mean", sem="sem", runs="count")
-        .reset_index()
-    )
-    table = table.merge(
-        published[["class_index", "method", "published", "published_sem"]],
-        how="left",
-        on=["class_index", "method"],
-    )
+    percent = runs.assign(auroc=100 * runs["auroc"]).groupby([*keys, "class_index"])["auroc"]
+    table = percent.agg(measured="mean", sem="sem", runs="count").reset_index()
+    published = pd.read_csv(PUBLISHED).query("dataset == @dataset")
+    published = published.rename(columns={"auroc": "published", "sem": "published_sem"})
+    published = published[["class_index", "method", "published", "published_sem"]]
+    table = table.merge(published, how="left", on=["class_index", "method"])
     table.loc[table["reduced"] | ~table["first"], ["published", "published_sem"]] = np.nan
-    averages = []
-    for key, group in table.groupby(keys, sort=False):
+    for key, group in table.groupby(keys):
         if len(group) == len(names):
-            averages.append(
-                dict(zip(keys, key, strict=True))
-                | {"class_index": -1, "measured": group["measured"].mean()}
-                | {"runs": group["runs"].min(), "published": group["published"].mean(skipna=False)}
-            )
-    if averages:
-        table = pd.concat([table, pd.DataFrame(averages)], ignore_index=True)
+            row = dict(zip(keys, key, strict=True)) | {"class_index": len(names)}
+            row |= {"measured": group["measured"].mean(), "runs": group["runs"].min()}
+            row |= {"published": group["published"].mean(skipna=False)}
+            table = pd.concat([table, pd.DataFrame([row])])
     table["difference"] = table["measured"] - table["published"]
-    table["class"] = ["average" if c < 0 else names[c] for c in table["class_index"]]
-    order = table["class_index"].where(table["class_index"] >= 0, len(names))
-    table = table.assign(order=order).sort_values([*keys[:-2], "order"], kind="stable")
+    table["class"] = [[*names, "average"][index] for index in table["class_index"]]
+    table = table.sort_values([*keys[:-2], "class_index"], ignore_index=True)
     columns = ["class", "method", "score", "recipe", *MADE_WITH, "measured", "sem", "runs"]
-    return table[[*columns, "published", "published_sem", "difference"]].reset_index(drop=True)
+    return table[[*columns, "published", "published_sem", "difference"]]
 
 
 def to_markdown(table: pd.DataFrame) -> str:
@@ -203,29 +178,20 @@ def to_markdown(table: pd.DataFrame) -> str:
 
     Folder, backend and precision are columns where those of a method differ.
     """
-
-    def number(value, form=".1f"):
-        return "" if pd.isna(value) else format(value, form)
-
-    def with_sem(mean, sem):
-        return number(mean) + (f" ± {number(sem)}" if not pd.isna(sem) else "")
-
     named = ["class", "method", "score", "recipe"]
-    alike = table.groupby(["method", "score", "recipe"])
-    named += [column for column in MADE_WITH if alike[column].nunique().max() > 1]
-    rows = [
-        [
-            *row[named],
-            f"{with_sem(row['measured'], row['sem'])} ({row['runs']})",
-            with_sem(row["published"], row["published_sem"]),
-            number(row["difference"], "+.1f"),
-        ]
-        for _, row in table.iterrows()
+    text = table[[*named, *_differing(table, named[1:])]].copy()
+    text["measured (runs)"] = [
+        f"{with_sem(mean, sem)} ({runs})"
+        for mean, sem, runs in zip(table["measured"], table["sem"], table["runs"], strict=True)
     ]
-    header = [*named, "measured (runs)", "published", "difference"]
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    lines = [header, ["-" * width for width in widths], *rows]
-    return "\n".join("| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines)
+    text["published"] = list(map(with_sem, table["published"], table["published_sem"]))
+    text["difference"] = [number(each, "+.1f") for each in table["difference"]]
+    return markdown(text)
+
+
+def _differing(table, keys):
+    """Those columns of MADE_WITH that differ between rows of the same keys."""
+    return [name for name in MADE_WITH if table.groupby(keys)[name].nunique().max() > 1]
 
 
 def report(results_dir: Path, dataset: str, beside: Sequence[Path] = ()) -> str:
@@ -258,9 +224,8 @@ def plot_roc(runs: pd.DataFrame, dataset: str, path: Path) -> None:
 
     first = runs[runs["first"]].sort_values("run")
     first = first.drop_duplicates(["class_index", "method", "recipe", *MADE_WITH])
-    alike = first.groupby("method")
     differing = ["recipe"] if first["recipe"].nunique() > 1 else []
-    differing += [column for column in MADE_WITH if alike[column].nunique().max() > 1]
+    differing += _differing(first, "method")
     classes = sorted(first["class_index"].unique())
     columns = min(5, len(classes))
     rows = -(-len(classes) // columns)
