@@ -36,13 +36,14 @@ from utils.backend import backend, input_gradient, keras_defaults
 from utils.batches import batches, epoch_batches, predict
 from utils.claims import claim
 from utils.commands import run_command, seed_number, whole_number
-from utils.datasets import load_dataset
+from utils.datasets import Dataset, load_dataset
 from utils.device import made_with
 from utils.dirichlet import estimate_alpha, normality_score
 from utils.files import replacing
 from utils.metrics import auroc
 from utils.optimizers import Adam
 from utils.scores import simplified_score
+from utils.tables import markdown, number, with_sem
 
 SIDE = 32
 """MNIST's 28 pixels, padded."""
@@ -137,7 +138,7 @@ def log_responses(
 # ------------------------------------------------------------------------------------------ pairs
 
 
-def run_pairs(data, path: Path, options: argparse.Namespace) -> None:
+def run_pairs(data: Dataset, path: Path, options: argparse.Namespace) -> None:
     """Train and score what pairs.csv has no row of yet; the file is replaced after each run."""
     runs = read_pairs(path) if path.exists() else pd.DataFrame(columns=KEY)
     for seed, (normal, anomaly, moves) in itertools.product(range(options.seeds), options.chosen):
@@ -147,8 +148,8 @@ def run_pairs(data, path: Path, options: argparse.Namespace) -> None:
         key = dict(zip(KEY, values, strict=True))
         if (runs[KEY] == pd.Series(key)).all(axis=1).any():
             continue
-        row = key | run_pair(data, normal, anomaly, transformations, options.epochs, seed)
-        runs = pd.DataFrame([*runs.to_dict("records"), row])
+        row = run_pair(data, normal, anomaly, transformations, options.epochs, seed)
+        runs = pd.DataFrame([*runs.to_dict("records"), key | row])
         with replacing(path) as partial:
             runs.to_csv(partial, index=False)
         print(
@@ -159,23 +160,21 @@ def run_pairs(data, path: Path, options: argparse.Namespace) -> None:
 
 
 def run_pair(
-    data, normal: int, anomaly: int, transformations: TransformationSet, epochs: int, seed: int
+    data: Dataset, normal: int, anomaly: int, transformations: TransformationSet, epochs, seed
 ) -> dict:
     """One run: both scores' AUROC in percent on the test images of the two digits."""
     start, made = time.perf_counter(), made_with()
+    made["versions"] = ", ".join(f"{name} {each}" for name, each in made["versions"].items())
     x = _unit(data.x_train[data.y_train == normal])
     network = train_network(x, transformations, epochs=epochs, seed=seed)
     log_p = log_responses(network, x, transformations)
     alpha = estimate_alpha(np.exp(log_p).mean(0), log_p.mean(0))
     tested = np.isin(data.y_test, (normal, anomaly))
     log_p = log_responses(network, _unit(data.x_test[tested]), transformations)
+    scores = {"dirichlet": normality_score(alpha, log_p), "simplified": simplified_score(log_p)}
     is_normal = data.y_test[tested] == normal
-    return {
-        "dirichlet": round(100 * auroc(is_normal, normality_score(alpha, log_p)), 3),
-        "simplified": round(100 * auroc(is_normal, simplified_score(log_p)), 3),
-        "seconds": round(time.perf_counter() - start, 1),
-        **made | {"versions": ", ".join(f"{n} {each}" for n, each in made["versions"].items())},
-    }
+    row = {name: round(100 * auroc(is_normal, each), 3) for name, each in scores.items()}
+    return row | {"seconds": round(time.perf_counter() - start, 1)} | made
 
 
 def read_pairs(path: Path) -> pd.DataFrame:
@@ -210,29 +209,15 @@ def summarise(path: Path) -> pd.DataFrame:
 
 
 def to_text(table: pd.DataFrame) -> str:
-    """The table of `summarise` in Markdown."""
-
-    def number(value, form=".1f"):
-        return "" if pd.isna(value) else format(value, form)
-
-    several = table["backend"].nunique() > 1
-    lines = [
-        "| normal | anomaly | transformations | Dirichlet score | simplified score | runs "
-        "| published | difference |" + " backend |" * several,
-        "|" + "---|" * (8 + several),
-    ]
-    for _, row in table.iterrows():
-        measured = [
-            number(row[name]) + (f" ± {row[f'{name}_sem']:.1f}" if row["runs"] > 1 else "")
-            for name in ("dirichlet", "simplified")
-        ]
-        transformations = row["transformations"].replace(" | ", "; ")
-        lines.append(
-            f"| {row['normal']} | {row['anomaly']} | {transformations} | {measured[0]} "
-            f"| {measured[1]} | {row['runs']} | {number(row['published'])} "
-            f"| {number(row['difference'], '+.1f')} |" + f" {row['backend']} |" * several
-        )
-    return "\n".join(lines)
+    """The table of `summarise` in Markdown, with what else differs between runs."""
+    shown = table[KEY[:3]].replace({"transformations": {r" \| ": "; "}}, regex=True)
+    for name in ("dirichlet", "simplified"):
+        shown[f"{name} score"] = list(map(with_sem, table[name], table[f"{name}_sem"]))
+    shown["runs"] = table["runs"]
+    shown["published"] = table["published"].map(number)
+    shown["difference"] = table["difference"].map(lambda value: number(value, "+.1f"))
+    differing = [name for name in KEY[3:-1] if table[name].nunique() > 1]
+    return markdown(shown.join(table[differing]))
 
 
 # --------------------------------------------------------------------------------------- figure 1
@@ -276,39 +261,33 @@ def ascend(
     return cut(images, by=images)
 
 
-def draw_figure(data, path: Path, options: argparse.Namespace, n_images: int = 4) -> None:
+def draw_figure(data: Dataset, path: Path, options: argparse.Namespace, n_images: int = 4) -> None:
     """Figure 1: the first zeros and threes of the test set before and after the ascent."""
     from matplotlib.figure import Figure
 
     start = time.perf_counter()
-    transformations = SimpleTransformer()
+    simple = SimpleTransformer()
     x = _unit(data.x_train[data.y_train == 3])
-    network = train_network(
-        x, transformations, epochs=options.figure_epochs, seed=options.figure_seed
-    )
-    chosen = np.concatenate([np.flatnonzero(data.y_test == digit)[:n_images] for digit in (0, 3)])
-    before = _unit(data.x_test[chosen])
-    after = ascend(network, before, transformations, sigma=options.sigma)
-    scores = [
-        simplified_score(log_responses(network, images, transformations))
-        for images in (before, after)
-    ]
+    network = train_network(x, simple, epochs=options.figure_epochs, seed=options.figure_seed)
     figure = Figure(figsize=(5.2, 1.15 * n_images + 0.7), layout="constrained")
-    for part, title in zip(figure.subfigures(1, 2), ("(a) zeros", "(b) threes"), strict=True):
-        part.suptitle(f"{title}, before and after")
-        offset = 0 if title.startswith("(a)") else n_images
-        for i, row in enumerate(part.subplots(n_images, 2)):
-            for panel, images, values in zip(row, (before, after), scores, strict=True):
-                panel.imshow(images[offset + i, ..., 0], cmap="gray", vmin=0, vmax=1)
-                panel.set_title(f"score {values[offset + i]:.2f}", fontsize=8)
+    print(f"\nFigure 1 is {path}")
+    for part, digit, name in zip(figure.subfigures(1, 2), (0, 3), ("zeros", "threes"), strict=True):
+        before = _unit(data.x_test[data.y_test == digit][:n_images])
+        after = ascend(network, before, simple, sigma=options.sigma)
+        part.suptitle(f"{name}, before and after")
+        panels = part.subplots(n_images, 2, squeeze=False).T
+        means = []
+        for column, images in zip(panels, (before, after), strict=True):
+            scores = simplified_score(log_responses(network, images, simple))
+            means.append(f"{scores.mean():.2f}")
+            for panel, image, score in zip(column, images, scores, strict=True):
+                panel.imshow(image[..., 0], cmap="gray", vmin=0, vmax=1)
+                panel.set_title(f"score {score:.2f}", fontsize=8)
                 panel.set_axis_off()
+        print(f"simplified score of {name} {' -> '.join(means)}")
     with replacing(path) as partial:
         figure.savefig(partial, dpi=100)
-    means = [[values[:n_images].mean(), values[n_images:].mean()] for values in scores]
-    print(
-        f"\nFigure 1 is {path}: simplified score of zeros {means[0][0]:.2f} -> {means[1][0]:.2f}, "
-        f"of threes {means[0][1]:.2f} -> {means[1][1]:.2f}; {time.perf_counter() - start:.0f} s"
-    )
+    print(f"{time.perf_counter() - start:.0f} s")
 
 
 def _unit(images):

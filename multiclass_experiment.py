@@ -37,7 +37,6 @@ from models.two_headed import (
     accuracy,
     augmentations,
     classifier,
-    create_network,
     in_float32,
     simplified_scores,
     train_network,
@@ -50,6 +49,19 @@ from utils.datasets import Dataset, load_dataset, load_test_images, random_part
 from utils.device import PRECISIONS, device_name, made_with, resolve_precision
 from utils.files import replacing
 from utils.results import ResultError, check_made_so, files_named, read_details, write_run
+from utils.tables import markdown, number
+
+COLUMNS = [
+    "out",
+    "method",
+    "recipe",
+    "seed",
+    "AUROC",
+    "AUPR-In",
+    "AUPR-Out",
+    "accuracy",
+    "published",
+]
 
 PUBLISHED = Path(__file__).with_name("utils") / "published_multiclass.csv"
 
@@ -113,14 +125,13 @@ def trained_network(
     data: Dataset, two_headed: bool, options: argparse.Namespace
 ) -> tuple[keras.Model, float]:
     """The network, and the seconds its training took, which goes on from its checkpoint."""
-    network = create_network(
+    network = options.recipe.create_network(
         data.x_train.shape[1:],
         len(data.class_names),
-        options.recipe,
-        two_headed=two_headed,
         seed=options.seed,
         dtype=resolve_precision(options.precision),
     )
+    network = network if two_headed else classifier(network)
     file = f"{network.name}_{options.seed}.checkpoint.keras"
     path = options.results_dir / "multiclass" / file
     print(f"\n{network.name}, Keras on {backend()}, {device_name()}", flush=True)
@@ -192,24 +203,20 @@ def report(folder: Path) -> str:
     define them. Raises ResultError where there are no results.
     """
     published = pd.read_csv(PUBLISHED).set_index(["out", "method"])
-    lines = [
-        "| out | method | recipe | seed | AUROC | AUPR-In | AUPR-Out | published | accuracy |",
-        "|" + "---|" * 9,
-    ]
+    rows = []
     for path in files_named(folder, r"[a-z0-9_]+_wrn_\d+_\d+_\d+"):
         details = read_details(path)
         for method, areas in details["metrics"].items():
-            key, theirs = (details["out"], method), ""
-            if key in published.index:
-                theirs = " / ".join(f"{value:.1f}" for value in published.loc[key])
+            key = (details["out"], method)
+            theirs = published.loc[key] if key in published.index else []
             two_headed = method == "transformations" or method.endswith("two_headed")
             accurate = details["accuracy"]["two_headed" if two_headed else "one_headed"]
-            *measured, accurate = [f"{100 * value:.1f}" for value in (*areas.values(), accurate)]
-            cells = [*key, details["recipe"], str(details["seed"]), *measured, theirs, accurate]
-            lines.append(f"| {' | '.join(cells)} |")
-    if len(lines) == 2:
+            percent = [f"{100 * value:.1f}" for value in (*areas.values(), accurate)]
+            theirs = " / ".join(map(number, theirs))
+            rows.append([*key, details["recipe"], details["seed"], *percent, theirs])
+    if not rows:
         raise ResultError(f"no results in {folder}; run the experiment first")
-    text = "\n".join(lines)
+    text = markdown(pd.DataFrame(rows, columns=COLUMNS))
     with replacing(folder / "table.md") as partial:
         title = "# CIFAR-10 against other test images, in percent"
         partial.write_text(f"{title}\n\n{text}\n", encoding="utf-8")

@@ -36,16 +36,32 @@ class Recipe:
     epochs: float = 200
     batch_size: int = 128
     learning_rate: float = 0.1
-    momentum: float = 0.9
     weight_decay: float = 5e-4
     one_cycle: bool = False
+
+    def create_network(
+        self, input_shape: tuple[int, int, int], n_categories: int, **how
+    ) -> keras.Model:
+        """From images in [-1, 1] to the logits of "categories" and of the 72 "transformations".
+
+        how: seed and dtype, see `create_two_headed_wide_residual_network`.
+        """
+        return create_two_headed_wide_residual_network(
+            input_shape,
+            n_categories,
+            Transformer().n_transforms,
+            self.depth,
+            self.widen_factor,
+            final_activation=None,
+            weight_decay=self.weight_decay,
+            **how,
+        )
 
     def create_optimizer(self, total_steps: int) -> keras.optimizers.Optimizer:
         """For a training of so many steps."""
         if self.one_cycle:
             return Muon(one_cycle(self.learning_rate, total_steps))
-        rate = step_schedule(self.learning_rate, total_steps)
-        return SGD(rate, momentum=self.momentum, nesterov=True)
+        return SGD(step_schedule(self.learning_rate, total_steps), momentum=0.9, nesterov=True)
 
 
 RECIPES = {
@@ -53,33 +69,6 @@ RECIPES = {
     "one_cycle": Recipe(10, 4, epochs=30, learning_rate=1e-2, weight_decay=0.0, one_cycle=True),
 }
 """`one_cycle` is a reduced recipe, with the optimiser of `models.recipes`' `fast`."""
-
-
-def create_network(
-    input_shape: tuple[int, int, int],
-    n_categories: int,
-    recipe: Recipe,
-    *,
-    two_headed: bool,
-    seed: int | None = None,
-    dtype: str | None = None,
-) -> keras.Model:
-    """From images (n, h, w, c) in [-1, 1] to logits: of both heads as a dict, or of the categories.
-
-    The heads are "categories" and "transformations", the paper's 72.
-    """
-    network = create_two_headed_wide_residual_network(
-        input_shape,
-        n_categories,
-        Transformer().n_transforms,
-        recipe.depth,
-        recipe.widen_factor,
-        final_activation=None,
-        weight_decay=recipe.weight_decay,
-        seed=seed,
-        dtype=dtype,
-    )
-    return network if two_headed else classifier(network)
 
 
 def classifier(network: keras.Model) -> keras.Model:
@@ -150,8 +139,14 @@ def train_network(
         both = {"categories": y[image], "transformations": t}
         return both if isinstance(trainer.output, dict) else y[image]
 
-    fingerprint = _fingerprint(network, x, transformations, recipe, seed)
-    state = Checkpoint(checkpoint, checkpoint_seconds, fingerprint)
+    settings = {"network": network.name, "precision": network.layers[1].dtype_policy.name}
+    settings |= {"images": x.shape, "mean": float(x.mean()), "seed": seed, "momentum": 0.9}
+    for name in ("epochs", "batch_size", "learning_rate"):
+        settings[name] = getattr(recipe, name)
+    settings["transformations"] = zlib.crc32(json.dumps(transformations.to_list()).encode())
+    if recipe.one_cycle:  # of which older checkpoints say nothing
+        settings["one_cycle"] = True
+    state = Checkpoint(checkpoint, checkpoint_seconds, json.dumps(settings, sort_keys=True))
     fit_steps(
         trainer,
         lambda epoch: pair_batches(x, random_pairs(len(x), k, seed, epoch), k, batch_size, labels),
@@ -163,18 +158,6 @@ def train_network(
         verbose=verbose,
     )
     return state.seconds
-
-
-def _fingerprint(network, x, transformations, recipe, seed):
-    """What a checkpoint must share with the training that goes on from it."""
-    settings = {"network": network.name, "seed": seed, "images": x.shape, "mean": float(x.mean())}
-    settings["transformations"] = zlib.crc32(json.dumps(transformations.to_list()).encode())
-    settings["precision"] = network.layers[1].dtype_policy.name
-    for name in ("epochs", "batch_size", "learning_rate", "momentum"):
-        settings[name] = getattr(recipe, name)
-    if recipe.one_cycle:  # of which older checkpoints say nothing
-        settings["one_cycle"] = True
-    return json.dumps(settings, sort_keys=True)
 
 
 def step_schedule(

@@ -159,7 +159,7 @@ def test_a_network_of_categories_alone_is_trained_on_augmented_images(digits):
     transformations = two_headed.augmentations()
     assert len(transformations) == 2 * 9 * 9
     assert {(t.flip, t.k) for t in transformations.transformations} == {(False, 0), (True, 0)}
-    network = two_headed.create_network((8, 8, 1), 10, SMALL, two_headed=False, seed=0)
+    network = two_headed.classifier(SMALL.create_network((8, 8, 1), 10, seed=0))
     history = History()
     two_headed.train_network(
         network,
@@ -181,7 +181,7 @@ SMALL = Recipe(depth=10, widen_factor=1)
 
 def test_scores_are_the_mean_probability_of_the_right_transformation():
     x = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
-    network = two_headed.create_network((16, 16, 3), 10, SMALL, two_headed=True, seed=0)
+    network = SMALL.create_network((16, 16, 3), 10, seed=0)
     transformations = Transformer()
     expected = np.zeros(3)
     for t in range(72):
