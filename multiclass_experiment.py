@@ -51,17 +51,9 @@ from utils.files import replacing
 from utils.results import ResultError, check_made_so, files_named, read_details, write_run
 from utils.tables import markdown, number
 
-COLUMNS = [
-    "out",
-    "method",
-    "recipe",
-    "seed",
-    "AUROC",
-    "AUPR-In",
-    "AUPR-Out",
-    "accuracy",
-    "published",
-]
+AREAS = ("AUROC", "AUPR-In", "AUPR-Out")
+"""Those of `evaluate`: the images of CIFAR-10 are the positive class of AUPR-In, the others that of
+AUPR-Out, as Liang et al. define them."""
 
 PUBLISHED = Path(__file__).with_name("utils") / "published_multiclass.csv"
 
@@ -199,8 +191,7 @@ def is_done(out: str, options: argparse.Namespace, details: dict) -> bool:
 def report(folder: Path) -> str:
     """The table of all results in a folder, in Markdown, also written there as table.md.
 
-    AUPR-In has the images of CIFAR-10 as the positive class, AUPR-Out the others, as Liang et al.
-    define them. Raises ResultError where there are no results.
+    Raises ResultError where there are no results.
     """
     published = pd.read_csv(PUBLISHED).set_index(["out", "method"])
     rows = []
@@ -208,15 +199,16 @@ def report(folder: Path) -> str:
         details = read_details(path)
         for method, areas in details["metrics"].items():
             key = (details["out"], method)
-            theirs = published.loc[key] if key in published.index else []
             two_headed = method == "transformations" or method.endswith("two_headed")
-            accurate = details["accuracy"]["two_headed" if two_headed else "one_headed"]
-            percent = [f"{100 * value:.1f}" for value in (*areas.values(), accurate)]
-            theirs = " / ".join(map(number, theirs))
-            rows.append([*key, details["recipe"], details["seed"], *percent, theirs])
+            row = {"out": details["out"], "method": method, "recipe": details["recipe"]}
+            row |= {"seed": details["seed"]} | dict(zip(AREAS, areas.values(), strict=True))
+            row["accuracy"] = details["accuracy"]["two_headed" if two_headed else "one_headed"]
+            row |= {name: number(100 * row[name]) for name in (*AREAS, "accuracy")}
+            theirs = published.loc[key] if key in published.index else []
+            rows.append(row | {"published": " / ".join(map(number, theirs))})
     if not rows:
         raise ResultError(f"no results in {folder}; run the experiment first")
-    text = markdown(pd.DataFrame(rows, columns=COLUMNS))
+    text = markdown(pd.DataFrame(rows))
     with replacing(folder / "table.md") as partial:
         title = "# CIFAR-10 against other test images, in percent"
         partial.write_text(f"{title}\n\n{text}\n", encoding="utf-8")

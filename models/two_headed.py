@@ -131,7 +131,7 @@ def train_network(
     trainer.compile(
         recipe.create_optimizer(total_steps),
         loss=keras.tree.map_structure(lambda head: loss, trainer.output),
-        metrics=keras.tree.map_structure(lambda head: "accuracy", trainer.output),
+        metrics=keras.tree.map_structure(lambda head: ["accuracy"], trainer.output),
         jit_compile=use_xla(),
     )
 

@@ -3,7 +3,7 @@ import json
 import keras
 import numpy as np
 import pytest
-from scipy.special import softmax
+from scipy.special import log_softmax, softmax
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 import multiclass_experiment as experiment
@@ -14,7 +14,7 @@ from tests.conftest import assert_resumed, watched
 from transformations import SimpleTransformer, Transformer
 from utils.datasets import DatasetError, load_test_images
 from utils.device import resolve_precision
-from utils.optimizers import SGD
+from utils.optimizers import SGD, Muon
 from utils.results import read_run
 
 # ------------------------------------------------------------------------------------- optimiser
@@ -155,6 +155,23 @@ def test_resumed_training_goes_on_as_the_unbroken(tmp_path, fed):
         two_headed.train_network(network, x, y, SimpleTransformer(), longer, checkpoint=left)
 
 
+def test_one_cycle_trains_by_muon_whose_rate_rises_and_falls():
+    class Optimizer(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            self.kept = self.model.optimizer
+
+    x, y = glyphs(64, seed=100)
+    optimizer = Optimizer()
+    recipe = Recipe(epochs=5, batch_size=32, learning_rate=0.01, one_cycle=True)
+    settings = {"callbacks": [optimizer], "verbose": 0}
+    two_headed.train_network(small_two_headed(0), x, y, SimpleTransformer(), recipe, **settings)
+    assert isinstance(optimizer.kept, Muon) and int(optimizer.kept.iterations) == 10
+    schedule = recipe.create_optimizer(100)._learning_rate
+    rates = [float(schedule(step)) for step in range(101)]
+    assert rates[0] == pytest.approx(0.01 / 25) and rates[-1] == pytest.approx(0, abs=1e-6)
+    assert np.argmax(rates) == 30 and max(rates) == pytest.approx(0.01)
+
+
 def test_a_network_of_categories_alone_is_trained_on_augmented_images(digits):
     transformations = two_headed.augmentations()
     assert len(transformations) == 2 * 9 * 9
@@ -196,7 +213,31 @@ def test_scores_are_the_mean_probability_of_the_right_transformation():
 # --------------------------------------------------------------------------------------- command
 
 
-METHODS = ("transformations", "odin", "maximum_softmax")
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_odin_scores_the_categories_of_either_network_in_float32(dtype):
+    x = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
+    network = SMALL.create_network((16, 16, 3), 10, seed=0, dtype=dtype)
+    copy = two_headed.in_float32(network)
+    assert {layer.compute_dtype for layer in copy.layers} == {"float32"}
+    for one, other in zip(copy.get_weights(), network.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    logits = keras.ops.convert_to_numpy(copy(2 * (x.astype("float32") / 255) - 1)["categories"])
+    settings = {"maximum_softmax": {"temperature": 1.0, "perturbation": 0.0}}
+    both = experiment.all_scores(network, x, settings)
+    alone = experiment.all_scores(two_headed.classifier(network), x, settings)
+    assert list(both) == ["transformations", "maximum_softmax_two_headed"]
+    assert list(alone) == ["maximum_softmax"]
+    for scores in (both["maximum_softmax_two_headed"], alone["maximum_softmax"]):
+        np.testing.assert_allclose(scores, log_softmax(logits, axis=1).max(1), rtol=1e-4)
+
+
+METHODS = (
+    "transformations",
+    "odin_two_headed",
+    "maximum_softmax_two_headed",
+    "odin",
+    "maximum_softmax",
+)
 
 
 @pytest.fixture
@@ -220,7 +261,7 @@ def test_the_command_trains_scores_and_reports_once(data_dir, capsys):
     assert details["settings"]["odin"] == {"temperature": 1000, "perturbation": 0.0014}
     table = capsys.readouterr().out
     for method in METHODS:
-        row = next(line for line in table.splitlines() if f"| {method} |" in line)
+        row = next(line for line in table.splitlines() if f"| {method} " in line)
         cells = [cell.strip() for cell in row.split("|")[1:-1]]
         assert cells[2] == "reduced: WRN-10-1, 2 epochs, 5 test images a set"
         assert float(cells[4]) == round(100 * roc_auc_score(normal, scores[method]), 1)
@@ -283,6 +324,26 @@ def test_odins_settings_are_refused_before_any_training(data_dir, capsys):
     command = ["--data-dir", str(data_dir), "--results-dir", str(data_dir), "--perturbation", "-1"]
     assert experiment.main(command) == 2
     assert "perturbation is -1.0, expected a number of at least 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command, recipe",
+    [
+        ([], "paper"),
+        (["--depth", "16", "--epochs", "200"], "paper"),
+        (
+            ["--epochs", "1.5", "--limit-train", "9"],
+            "reduced: WRN-16-8, 1.5 epochs, 9 training images",
+        ),
+        (["--recipe", "one_cycle"], "reduced: WRN-10-4, one_cycle, 30 epochs"),
+        (
+            ["--recipe", "one_cycle", "--widen-factor", "2", "--epochs", "200"],
+            "reduced: WRN-10-2, one_cycle",
+        ),
+    ],
+)
+def test_recipes_are_named_by_what_is_reduced(command, recipe):
+    assert experiment.recipe_name(experiment.parse_arguments(command)) == recipe
 
 
 @pytest.mark.parametrize("option", ["--epochs", "--limit-train", "--limit-test"])
