@@ -120,10 +120,10 @@ def trained_network(
     network = options.recipe.create_network(
         data.x_train.shape[1:],
         len(data.class_names),
+        two_headed=two_headed,
         seed=options.seed,
         dtype=resolve_precision(options.precision),
     )
-    network = network if two_headed else classifier(network)
     file = f"{network.name}_{options.seed}.checkpoint.keras"
     path = options.results_dir / "multiclass" / file
     print(f"\n{network.name}, Keras on {backend()}, {device_name()}", flush=True)

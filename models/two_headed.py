@@ -15,7 +15,7 @@ import numpy as np
 from keras import ops
 
 from models.layers import scale_images
-from models.wide_residual_network import create_two_headed_wide_residual_network
+from models.wide_residual_network import create_wide_residual_network
 from transformations import TransformationSet, Transformer, TransformLayer, all_transformed
 from utils.batches import pair_batches, predict
 from utils.device import scoring_batch, use_xla
@@ -40,21 +40,18 @@ class Recipe:
     one_cycle: bool = False
 
     def create_network(
-        self, input_shape: tuple[int, int, int], n_categories: int, **how
+        self, input_shape: tuple[int, int, int], n_categories: int, *, two_headed: bool, **how
     ) -> keras.Model:
-        """From images in [-1, 1] to the logits of "categories" and of the 72 "transformations".
+        """From images in [-1, 1] to logits, with heads for "categories" and 72 "transformations".
 
-        how: seed and dtype, see `create_two_headed_wide_residual_network`.
+        Or, not two_headed, for the categories alone. how: seed and dtype, see
+        `create_wide_residual_network`.
         """
-        return create_two_headed_wide_residual_network(
-            input_shape,
-            n_categories,
-            Transformer().n_transforms,
-            self.depth,
-            self.widen_factor,
-            final_activation=None,
-            weight_decay=self.weight_decay,
-            **how,
+        heads = {"categories": n_categories, "transformations": Transformer().n_transforms}
+        how |= {"final_activation": None, "weight_decay": self.weight_decay}
+        classes = heads if two_headed else n_categories
+        return create_wide_residual_network(
+            input_shape, classes, self.depth, self.widen_factor, **how
         )
 
     def create_optimizer(self, total_steps: int) -> keras.optimizers.Optimizer:
@@ -75,8 +72,7 @@ def classifier(network: keras.Model) -> keras.Model:
     """The network without its head for transformations, if it has one; weights are shared."""
     if not isinstance(network.output, dict):
         return network
-    name = network.name.removeprefix("two_headed_")
-    return keras.Model(network.input, network.output["categories"], name=name)
+    return keras.Model(network.input, network.output["categories"])
 
 
 def in_float32(network: keras.Model) -> keras.Model:
@@ -161,15 +157,12 @@ def train_network(
 
 
 def step_schedule(
-    learning_rate: float, total_steps: int, drops: tuple = (0.3, 0.6, 0.8), factor: float = 0.2
+    learning_rate: float, total_steps: int
 ) -> keras.optimizers.schedules.LearningRateSchedule:
-    """The learning rate times factor from each of the drops on, which are shares of all steps.
-
-    The defaults are epochs 60, 120 and 160 of 200.
-    """
+    """The learning rate, times 0.2 from each of epochs 60, 120 and 160 of 200 on, in proportion."""
     # Keras gives the earlier value up to and including a boundary, steps counting from 0.
-    boundaries = [round(drop * total_steps) - 1 for drop in drops]
-    values = [learning_rate * factor**i for i in range(len(drops) + 1)]
+    boundaries = [round(drop * total_steps) - 1 for drop in (0.3, 0.6, 0.8)]
+    values = [learning_rate * 0.2**i for i in range(4)]
     return keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, values)
 
 

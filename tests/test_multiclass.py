@@ -9,7 +9,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 import multiclass_experiment as experiment
 from models import two_headed
 from models.two_headed import Recipe
-from models.wide_residual_network import create_two_headed_wide_residual_network
+from models.wide_residual_network import create_wide_residual_network
 from tests.conftest import assert_resumed, watched
 from transformations import SimpleTransformer, Transformer
 from utils.datasets import DatasetError, load_test_images
@@ -95,8 +95,12 @@ def glyphs(n, seed):
 
 
 def test_both_heads_learn():
-    network = create_two_headed_wide_residual_network(
-        (8, 8, 1), 2, 8, depth=10, final_activation=None, seed=0
+    network = create_wide_residual_network(
+        (8, 8, 1),
+        {"categories": 2, "transformations": 8},
+        depth=10,
+        final_activation=None,
+        seed=0,
     )
     x, y = glyphs(128, seed=100)
     history = History()
@@ -176,7 +180,7 @@ def test_a_network_of_categories_alone_is_trained_on_augmented_images(digits):
     transformations = two_headed.augmentations()
     assert len(transformations) == 2 * 9 * 9
     assert {(t.flip, t.k) for t in transformations.transformations} == {(False, 0), (True, 0)}
-    network = two_headed.classifier(SMALL.create_network((8, 8, 1), 10, seed=0))
+    network = SMALL.create_network((8, 8, 1), 10, two_headed=False, seed=0)
     history = History()
     two_headed.train_network(
         network,
@@ -198,7 +202,7 @@ SMALL = Recipe(depth=10, widen_factor=1)
 
 def test_scores_are_the_mean_probability_of_the_right_transformation():
     x = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
-    network = SMALL.create_network((16, 16, 3), 10, seed=0)
+    network = SMALL.create_network((16, 16, 3), 10, two_headed=True, seed=0)
     transformations = Transformer()
     expected = np.zeros(3)
     for t in range(72):
@@ -216,7 +220,7 @@ def test_scores_are_the_mean_probability_of_the_right_transformation():
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
 def test_odin_scores_the_categories_of_either_network_in_float32(dtype):
     x = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
-    network = SMALL.create_network((16, 16, 3), 10, seed=0, dtype=dtype)
+    network = SMALL.create_network((16, 16, 3), 10, two_headed=True, seed=0, dtype=dtype)
     copy = two_headed.in_float32(network)
     assert {layer.compute_dtype for layer in copy.layers} == {"float32"}
     for one, other in zip(copy.get_weights(), network.get_weights(), strict=True):
