@@ -116,6 +116,7 @@ def read_rows(path: Path) -> list[dict]:
     Beside them score, first (whether it is the method's own), path, and seconds by part.
     """
     details = read_details(path)
+    details |= details.get("found", {})
     made = {key: value for key, value in details.items() if not isinstance(value, dict | list)}
     made |= {f"{part}_seconds": s for part, s in details["seconds"].items()} | {"path": path}
     return [
