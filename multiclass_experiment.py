@@ -117,16 +117,17 @@ def trained_network(
     data: Dataset, two_headed: bool, options: argparse.Namespace
 ) -> tuple[keras.Model, float]:
     """The network, and the seconds its training took, which goes on from its checkpoint."""
+    precision = resolve_precision(options.precision)
     network = options.recipe.create_network(
         data.x_train.shape[1:],
         len(data.class_names),
         two_headed=two_headed,
         seed=options.seed,
-        dtype=resolve_precision(options.precision),
+        dtype=precision,
     )
     file = f"{network.name}_{options.seed}.checkpoint.keras"
     path = options.results_dir / "multiclass" / file
-    print(f"\n{network.name}, Keras on {backend()}, {device_name()}", flush=True)
+    print(f"\n{network.name}, Keras on {backend()}, {device_name()}, {precision}", flush=True)
     with claim(path):
         seconds = train_network(
             network,
@@ -189,30 +190,35 @@ def is_done(out: str, options: argparse.Namespace, details: dict) -> bool:
 
 
 def report(folder: Path) -> str:
-    """The table of all results in a folder, in Markdown, also written there as table.md.
+    """The table of all results in a folder, in Markdown, also written there as table.md."""
+    text = markdown(tabulate(folder))
+    with replacing(folder / "table.md") as partial:
+        title = "# CIFAR-10 against other test images, in percent"
+        partial.write_text(f"{title}\n\n{text}\n", encoding="utf-8")
+    return text
+
+
+def tabulate(folder: Path) -> pd.DataFrame:
+    """The results in a folder, a row for each file and method, areas and accuracy in percent.
 
     Raises ResultError where there are no results.
     """
-    published = pd.read_csv(PUBLISHED).set_index(["out", "method"])
+    published = pd.read_csv(PUBLISHED).set_index(["out", "method"]).map(number)
     rows = []
     for path in files_named(folder, r"[a-z0-9_]+_wrn_\d+_\d+_\d+"):
         details = read_details(path)
         for method, areas in details["metrics"].items():
             key = (details["out"], method)
-            two_headed = method == "transformations" or method.endswith("two_headed")
             row = {"out": details["out"], "method": method, "recipe": details["recipe"]}
             row |= {"seed": details["seed"]} | dict(zip(AREAS, areas.values(), strict=True))
+            two_headed = method == "transformations" or method.endswith("two_headed")
             row["accuracy"] = details["accuracy"]["two_headed" if two_headed else "one_headed"]
             row |= {name: number(100 * row[name]) for name in (*AREAS, "accuracy")}
             theirs = published.loc[key] if key in published.index else []
-            rows.append(row | {"published": " / ".join(map(number, theirs))})
+            rows.append(row | {"published": " / ".join(theirs)})
     if not rows:
         raise ResultError(f"no results in {folder}; run the experiment first")
-    text = markdown(pd.DataFrame(rows))
-    with replacing(folder / "table.md") as partial:
-        title = "# CIFAR-10 against other test images, in percent"
-        partial.write_text(f"{title}\n\n{text}\n", encoding="utf-8")
-    return text
+    return pd.DataFrame(rows)
 
 
 # ------------------------------------------------------------------------------------ command line

@@ -15,6 +15,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 import intuition_experiments
+import multiclass_experiment
 from utils import results
 from utils.datasets import DATASETS, LAYOUTS
 from utils.tables import markdown, number, with_sem
@@ -101,14 +102,7 @@ def published_mean(dataset: str, method: str = "transformations") -> str:
 
 def multiclass() -> str:
     """Section 5.5: the areas of each score, in percent, beside the published ones."""
-    paths = results.files_named(Path("results/multiclass"), r"\w+_wrn_\d+_\d+_\d+")
-    runs = pd.DataFrame(row for path in paths for row in results.read_rows(path))
-    areas = ["auroc", "aupr_normal", "aupr_anomaly"]
-    table = runs[["out", "score"]].join((100 * runs[areas]).map(number))
-    table.columns = ["out", "score", "AUROC", "AUPR-In", "AUPR-Out"]
-    published = pd.read_csv("utils/published_multiclass.csv").set_index(["out", "method"])
-    published = published.map(number).agg(" / ".join, axis=1).rename("published, full budget")
-    return block(table.join(published, on=["out", "score"]))
+    return block(multiclass_experiment.tabulate(Path("results/multiclass")))
 
 
 def pairs() -> str:
