@@ -148,8 +148,9 @@ def all_scores(
     """The scores (n,) of images x that a network gives, by method; settings: of ODIN, likewise."""
     two_headed = isinstance(network.output, dict)
     scores = {"transformations": simplified_scores(network, x)} if two_headed else {}
+    precise = classifier(in_float32(network))
     for method, each in settings.items():
-        odin = ODIN(classifier(in_float32(network)), **each).fit(x)
+        odin = ODIN(precise, **each).fit(x)
         scores[method + "_two_headed" * two_headed] = odin.score_samples(x)
     return scores
 
