@@ -276,10 +276,11 @@ def draw_figure(data: Dataset, path: Path, options: argparse.Namespace, n_images
     network = train_network(x, simple, epochs=options.figure_epochs, seed=options.figure_seed)
     figure = Figure(figsize=(5.2, 1.15 * n_images + 0.7), layout="constrained")
     print(f"\nFigure 1 is {path}")
-    for part, digit, name in zip(figure.subfigures(1, 2), (0, 3), ("zeros", "threes"), strict=True):
+    parts = zip(figure.subfigures(1, 2), "ab", (0, 3), ("zeros", "threes"), strict=True)
+    for part, letter, digit, name in parts:
         before = _unit(data.x_test[data.y_test == digit][:n_images])
         after = ascend(network, before, simple, sigma=options.sigma)
-        part.suptitle(f"{name}, before and after")
+        part.suptitle(f"({letter}) {name}, before and after")
         panels = part.subplots(n_images, 2, squeeze=False).T
         means = []
         for column, images in zip(panels, (before, after), strict=True):
