@@ -1,5 +1,6 @@
 import re
 import runpy
+import shutil
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -13,10 +14,11 @@ import baselines
 import docs.results
 import experiments
 import models.transformation_detector
+import multiclass_experiment
 from models.recipes import RECIPES
 from tests.conftest import create_small_network
 from utils.datasets import LAYOUTS, Layout
-from utils.results import read_details
+from utils.results import read_details, read_runs, summarise, to_markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXTS = ("README.md", "RESULTS.md")
@@ -57,13 +59,27 @@ def test_table_1_has_what_was_measured_and_what_was_published():
     ]
     with np.load(ROOT / "results" / "cifar10" / "cifar10_transformations_1_0.npz") as run:
         measured = 100 * roc_auc_score(run["normal"], run["scores_dirichlet"])
-    assert header[2:9] == list(docs.results.METHODS.values())
-    assert automobile[1] == "automobile" and airplane[:2] == ["CIFAR-10", "airplane"]
+    papers_order = "raw_ocsvm cae_ocsvm deep_svdd dagmm dsebm adgan transformations"
+    assert header[2:9] == papers_order.split()
+    assert automobile[1] == "automobile" and airplane[:2] == ["cifar10", "airplane"]
     assert automobile[8] == f"{measured:.1f} <sub>95.7</sub>"
     assert automobile[5] == "<sub>57.1</sub>"  # DAGMM, 10 epochs: a column of its own
-    assert automobile[header.index("DAGMM *10 epochs*")] == "59.8"
+    assert automobile[header.index("dagmm *10 epochs*")] == "59.8"
     fashion = next(row for row in rest if row[1] == "**mean**" and "95.9" in row[8])
-    assert fashion[8] == "95.6 (3 of 10) <sub>95.9</sub>"
+    assert fashion[8] == "95.6 <sub>95.9</sub> (3 of 10)"
+
+
+def test_tables_in_results_are_what_their_run_files_give(tmp_path, in_root):
+    tables = [path for path in Path("results").rglob("table.md") if path.parent.name in LAYOUTS]
+    assert len(tables) > 8
+    for path in tables:
+        dataset = path.parent.name
+        runs = read_runs([path.parents[1]], dataset)
+        assert to_markdown(summarise(runs, dataset)) in path.read_text(encoding="utf-8")
+    shutil.copytree("results/multiclass", tmp_path / "multiclass")
+    multiclass_experiment.report(tmp_path / "multiclass")
+    table = (tmp_path / "multiclass" / "table.md").read_text(encoding="utf-8")
+    assert table == Path("results", "multiclass", "table.md").read_text(encoding="utf-8")
 
 
 def test_pictures_are_drawn(tmp_path, in_root):

@@ -110,21 +110,6 @@ def read_details(path: Path) -> dict:
     return read_run(path)[2]
 
 
-def read_rows(path: Path) -> list[dict]:
-    """A row for each score of a run: its areas, and the details that are single values.
-
-    Beside them score, first (whether it is the method's own), path, and seconds by part.
-    """
-    details = read_details(path)
-    details |= details.get("found", {})
-    made = {key: value for key, value in details.items() if not isinstance(value, dict | list)}
-    made |= {f"{part}_seconds": s for part, s in details["seconds"].items()} | {"path": path}
-    return [
-        made | {"score": score, "first": position == 0} | values
-        for position, (score, values) in enumerate(details["metrics"].items())
-    ]
-
-
 def check_made_so(path: Path, details: dict, wanted: dict) -> None:
     """ResultError where a file's details are not those wanted."""
     for key, value in wanted.items():
@@ -136,13 +121,21 @@ def check_made_so(path: Path, details: dict, wanted: dict) -> None:
 
 
 def read_runs(results_dirs: Iterable[str | os.PathLike], dataset: str) -> pd.DataFrame:
-    """The rows of all of a data set's runs, with their folder. Raises ResultError as `read_run`."""
-    return pd.DataFrame(
-        {"folder": Path(folder).as_posix()} | row
-        for folder in results_dirs
-        for path in find_runs(folder, dataset)
-        for row in read_rows(path)
-    )
+    """A row for each score of each run of a data set: its areas, and how the run was made.
+
+    score and first say which score, and whether it is the method's own; seconds are one column for
+    each part. Raises ResultError as `read_run`.
+    """
+    rows = []
+    for folder in results_dirs:
+        for path in find_runs(folder, dataset):
+            details = read_details(path)
+            made = {"folder": Path(folder).as_posix(), "path": path, **details}
+            made |= {f"{part}_seconds": s for part, s in details["seconds"].items()}
+            made |= details.get("found", {})
+            for position, (score, areas) in enumerate(details["metrics"].items()):
+                rows.append(made | {"score": score, "first": position == 0, **areas})
+    return pd.DataFrame(rows)
 
 
 def summarise(runs: pd.DataFrame, dataset: str) -> pd.DataFrame:
