@@ -191,16 +191,7 @@ def is_done(out: str, options: argparse.Namespace, details: dict) -> bool:
 
 
 def report(folder: Path) -> str:
-    """The table of all results in a folder, in Markdown, also written there as table.md."""
-    text = markdown(tabulate(folder))
-    with replacing(folder / "table.md") as partial:
-        title = "# CIFAR-10 against other test images, in percent"
-        partial.write_text(f"{title}\n\n{text}\n", encoding="utf-8")
-    return text
-
-
-def tabulate(folder: Path) -> pd.DataFrame:
-    """The results in a folder, a row for each file and method, areas and accuracy in percent.
+    """The table of all results in a folder, in Markdown, also written there as table.md.
 
     Raises ResultError where there are no results.
     """
@@ -219,7 +210,11 @@ def tabulate(folder: Path) -> pd.DataFrame:
             rows.append(row | {"published": " / ".join(theirs)})
     if not rows:
         raise ResultError(f"no results in {folder}; run the experiment first")
-    return pd.DataFrame(rows)
+    text = markdown(pd.DataFrame(rows))
+    with replacing(folder / "table.md") as partial:
+        title = "# CIFAR-10 against other test images, in percent"
+        partial.write_text(f"{title}\n\n{text}\n", encoding="utf-8")
+    return text
 
 
 # ------------------------------------------------------------------------------------ command line
