@@ -37,7 +37,6 @@ from models.two_headed import (
     accuracy,
     augmentations,
     classifier,
-    in_float32,
     simplified_scores,
     train_network,
 )
@@ -148,9 +147,9 @@ def all_scores(
     """The scores (n,) of images x that a network gives, by method; settings: of ODIN, likewise."""
     two_headed = isinstance(network.output, dict)
     scores = {"transformations": simplified_scores(network, x)} if two_headed else {}
-    precise = classifier(in_float32(network))
+    categories = classifier(network)
     for method, each in settings.items():
-        odin = ODIN(precise, **each).fit(x)
+        odin = ODIN(categories, **each).fit(x)
         scores[method + "_two_headed" * two_headed] = odin.score_samples(x)
     return scores
 

@@ -18,6 +18,7 @@ from models.layers import scale_images
 from models.wide_residual_network import create_wide_residual_network
 from transformations import TransformationSet, Transformer, TransformLayer, all_transformed
 from utils.batches import pair_batches, predict
+from utils.detector import to_unit_range
 from utils.device import scoring_batch, use_xla
 from utils.optimizers import SGD, Muon, one_cycle
 from utils.training import Checkpoint, fit_steps
@@ -69,20 +70,14 @@ RECIPES = {
 
 
 def classifier(network: keras.Model) -> keras.Model:
-    """The network without its head for transformations, if it has one; weights are shared."""
-    if not isinstance(network.output, dict):
-        return network
-    return keras.Model(network.input, network.output["categories"])
-
-
-def in_float32(network: keras.Model) -> keras.Model:
-    """A copy that computes in float32."""
+    """A copy in float32 that gives the logits of the categories alone."""
     copy = keras.models.clone_model(
         network,
         clone_function=lambda layer: layer.from_config(layer.get_config() | {"dtype": "float32"}),
     )
     copy.set_weights(network.get_weights())
-    return copy
+    logits = copy.output["categories"] if isinstance(copy.output, dict) else copy.output
+    return keras.Model(copy.input, logits)
 
 
 def augmentations(shift: int = 4) -> TransformationSet:
@@ -187,6 +182,5 @@ def simplified_scores(network: keras.Model, x: np.ndarray) -> np.ndarray:
 
 def accuracy(network: keras.Model, x: np.ndarray, y: np.ndarray) -> float:
     """The share of images x whose category the network finds, untransformed."""
-    images = keras.Input(x.shape[1:], dtype=str(x.dtype))
-    found = keras.Model(images, classifier(network)(scale_images(images)))
-    return float((predict(found, x, scoring_batch()).argmax(1) == y).mean())
+    logits = predict(classifier(network), x, scoring_batch(), to_unit_range)
+    return float((logits.argmax(1) == y).mean())

@@ -221,14 +221,15 @@ def test_scores_are_the_mean_probability_of_the_right_transformation():
 def test_odin_scores_the_categories_of_either_network_in_float32(dtype):
     x = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
     network = SMALL.create_network((16, 16, 3), 10, two_headed=True, seed=0, dtype=dtype)
-    copy = two_headed.in_float32(network)
+    one_headed = SMALL.create_network((16, 16, 3), 10, two_headed=False, seed=0, dtype=dtype)
+    copy = two_headed.classifier(network)
     assert {layer.compute_dtype for layer in copy.layers} == {"float32"}
-    for one, other in zip(copy.get_weights(), network.get_weights(), strict=True):
+    for one, other in zip(copy.get_weights(), one_headed.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
-    logits = keras.ops.convert_to_numpy(copy(2 * (x.astype("float32") / 255) - 1)["categories"])
+    logits = keras.ops.convert_to_numpy(copy(2 * (x.astype("float32") / 255) - 1))
     settings = {"maximum_softmax": {"temperature": 1.0, "perturbation": 0.0}}
     both = experiment.all_scores(network, x, settings)
-    alone = experiment.all_scores(two_headed.classifier(network), x, settings)
+    alone = experiment.all_scores(one_headed, x, settings)
     assert list(both) == ["transformations", "maximum_softmax_two_headed"]
     assert list(alone) == ["maximum_softmax"]
     for scores in (both["maximum_softmax_two_headed"], alone["maximum_softmax"]):
