@@ -92,24 +92,25 @@ def run(options: argparse.Namespace) -> None:
     sets = {"in": data.x_test} | sets
     sets = {name: random_part(x, options.limit_test, options.seed) for name, x in sets.items()}
     y_in = random_part(data.y_test, options.limit_test, options.seed)
-    scores, seconds = {name: {} for name in sets}, dict.fromkeys(sets, 0.0)
+    x, belongs = np.concatenate(list(sets.values())), np.repeat([*sets], [*map(len, sets.values())])
+    scores, details["seconds"]["scoring"] = {}, 0.0
     for name in ("two_headed", "one_headed"):
         network, trained = trained_network(data, name == "two_headed", options)
         details["seconds"][f"{name}_training"] = round(trained, 1)
         details["accuracy"][name] = accuracy(network, sets["in"], y_in)
-        for each, x in sets.items():
-            start = time.perf_counter()
-            scores[each] |= all_scores(network, x, details["settings"])
-            seconds[each] += time.perf_counter() - start
-    n_in = len(y_in)
-    details |= {"n_train": len(data.x_train[: options.limit_train]), "n_in": n_in}
+        start = time.perf_counter()
+        scores |= all_scores(network, x, details["settings"])
+        details["seconds"]["scoring"] += round(time.perf_counter() - start, 1)
+    details |= {"n_train": len(data.x_train[: options.limit_train]), "n_in": len(y_in)}
     for out in todo:
-        details["seconds"]["scoring"] = round(seconds["in"] + seconds[out], 1)
-        details |= {"out": out, "n_out": len(sets[out])}
-        joined = {name: np.append(scores["in"][name], scores[out][name]) for name in scores[out]}
-        path = result_path(out, options)
-        write_run(path, np.arange(n_in + len(sets[out])) < n_in, joined, details)
-        print(f"wrote {path}", flush=True)
+        chosen = np.isin(belongs, ["in", out])
+        write_run(
+            result_path(out, options),
+            belongs[chosen] == "in",
+            {name: values[chosen] for name, values in scores.items()},
+            details | {"out": out, "n_out": len(sets[out])},
+        )
+        print(f"wrote {result_path(out, options)}", flush=True)
 
 
 def trained_network(
