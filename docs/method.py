@@ -42,26 +42,15 @@ def main() -> None:
     left.set_axis_off()
     left.set_title("an automobile under 72 transformations:\na network learns which is which")
     low, high = np.quantile(scores, [0.005, 1])
-    bins = np.linspace(low, high, 70)
-    for which, label, colour in (
-        (normal, "automobiles, as in training", "#3b76b5"),
-        (~normal, "nine other classes, never seen", "#d0453e"),
-    ):
-        right.hist(
-            np.maximum(scores[which], low),
-            bins,
-            density=True,
-            alpha=0.65,
-            label=label,
-            color=colour,
-        )
+    style = {"bins": np.linspace(low, high, 70), "density": True, "alpha": 0.65}
+    scores = np.maximum(scores, low)
+    right.hist(scores[normal], label="automobiles, as in training", color="#3b76b5", **style)
+    right.hist(scores[~normal], label="nine other classes, never seen", color="#d0453e", **style)
     right.set_title(f"scores of the CIFAR-10 test set: AUROC {100 * auroc:.1f} %")
-    right.set_xlabel("normality score, mean over the transformations")
-    right.set_yticks([])
+    right.set(xlabel="normality score, mean over the transformations", yticks=[])
     right.set_ylim(top=1.2 * right.get_ylim()[1])
     right.legend(frameon=False)
-    for side in ("left", "right", "top"):
-        right.spines[side].set_visible(False)
+    right.spines[["left", "top", "right"]].set_visible(False)
     figure.savefig(Path(__file__).with_name("method.png"), dpi=110)
 
 

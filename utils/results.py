@@ -130,9 +130,9 @@ def read_runs(results_dirs: Iterable[str | os.PathLike], dataset: str) -> pd.Dat
     for folder in results_dirs:
         for path in find_runs(folder, dataset):
             details = read_details(path)
-            made = {"folder": Path(folder).as_posix(), "path": path, **details}
+            made = details.get("found", {}) | details
+            made |= {"folder": Path(folder).as_posix(), "path": path}
             made |= {f"{part}_seconds": s for part, s in details["seconds"].items()}
-            made |= details.get("found", {})
             for position, (score, areas) in enumerate(details["metrics"].items()):
                 rows.append(made | {"score": score, "first": position == 0, **areas})
     return pd.DataFrame(rows)
@@ -220,20 +220,19 @@ def plot_roc(runs: pd.DataFrame, dataset: str, path: Path) -> None:
     first = first.drop_duplicates(["class_index", "method", "recipe", *MADE_WITH])
     differing = ["recipe"] if first["recipe"].nunique() > 1 else []
     differing += _differing(first, "method")
-    classes = sorted(first["class_index"].unique())
+    classes = first.groupby("class_index")
     columns = min(5, len(classes))
     rows = -(-len(classes) // columns)
     figure = Figure(figsize=(2.6 * columns, 2.9 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     for panel in panels[len(classes) :]:
         panel.set_axis_off()
-    for panel, class_index in zip(panels, classes, strict=False):
-        for _, run in first[first["class_index"] == class_index].iterrows():
+    for panel, (class_index, of_class) in zip(panels, classes, strict=False):
+        for _, run in of_class.iterrows():
             normal, scores, _ = read_run(run["path"])
             false, true, _ = roc_curve(normal, scores[run["score"]])
             label = ", ".join([run["method"], *run[differing]])
-            label = f"{label}: {100 * run['auroc']:.1f}"
-            panel.plot(false, true, linewidth=1.2, label=label)
+            panel.plot(false, true, linewidth=1.2, label=f"{label}: {100 * run['auroc']:.1f}")
         panel.plot([0, 1], [0, 1], color="0.7", linewidth=0.8, linestyle=":")
         panel.set_title(LAYOUTS[dataset].class_names[class_index], fontsize=10)
         legend = panel.legend(fontsize=6, loc="lower right", frameon=False)
