@@ -1,7 +1,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 
-.PHONY: digits test clean
+.PHONY: digits test lint clean
 
 # The main job on a data set that needs no download: two minutes on two cores, and the installation.
 digits: $(VENV)/installed
@@ -10,6 +10,11 @@ digits: $(VENV)/installed
 
 test: $(VENV)/installed
 	$(VENV)/bin/python -m pytest
+
+lint: $(VENV)/installed
+	$(VENV)/bin/python -m pip install --quiet --requirement requirements-dev.txt
+	$(VENV)/bin/python -m ruff check .
+	$(VENV)/bin/python -m ruff format --check .
 
 $(VENV)/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)

@@ -5,7 +5,7 @@ et al., 2018) divides the logits by a temperature and first moves the image a li
 probability is larger, which moves images of the training's distribution further than others.
 """
 
-from typing import ClassVar
+from dataclasses import MISSING, dataclass
 
 import keras
 import numpy as np
@@ -15,12 +15,14 @@ from utils.backend import input_gradient
 from utils.batches import predict
 from utils.detector import Detector, to_unit_range
 from utils.device import use_xla
-from utils.settings import number
+from utils.settings import number, setting
+from utils.training import Checkpoint
 
 SCORING_BATCH = 200
 """Images a batch while scoring."""
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class ODIN(Detector):
     """Scores by a trained classifier; temperature=1, perturbation=0 is the maximum softmax.
 
@@ -35,20 +37,11 @@ class ODIN(Detector):
     than float32, where a perturbation would be rounded away.
     """
 
-    CHECKS: ClassVar = {
-        "network": lambda name, network: network,
-        "temperature": number(),
-        "perturbation": number(low_too=True),
-    }
+    network: keras.Model = setting(MISSING, lambda name, network: network, kw_only=False)
+    temperature: float = setting(1000.0, number())
+    perturbation: float = setting(0.0014, number(low_too=True))
 
-    def __init__(
-        self, network: keras.Model, *, temperature: float = 1000.0, perturbation: float = 0.0014
-    ):
-        self.network = network
-        self.temperature = temperature
-        self.perturbation = perturbation
-
-    def _fit(self, x: np.ndarray) -> None:
+    def _fit(self, x: np.ndarray, checkpoint: Checkpoint, callbacks: list) -> None:
         for layer in self.network.layers:
             if layer.compute_dtype != "float32":
                 raise ValueError(

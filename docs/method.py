@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from transformations import Transformer
 from utils.datasets import load_dataset
+from utils.results import Run, read_run
 
 AUTOMOBILE = 1
 IMAGE = 4
@@ -24,8 +25,9 @@ def main() -> None:
     options = parser.parse_args()
     data = load_dataset("cifar10", options.data_dir)
     image = data.x_train[data.y_train == AUTOMOBILE][IMAGE]
-    with np.load("results/cifar10/cifar10_transformations_1_0.npz") as run:
-        scores, normal, auroc = run["scores_dirichlet"] / 72, run["normal"], float(run["auroc"])
+    run = Run(Path("results"), "cifar10", "transformations", AUTOMOBILE, 0)
+    normal, scores, details = read_run(run.path)
+    scores, auroc = scores["dirichlet"] / 72, details["metrics"]["dirichlet"]["auroc"]
 
     transformer = Transformer()
     images = transformer.transform_batch(np.repeat(image[None], 72, axis=0), np.arange(72))
@@ -40,26 +42,15 @@ def main() -> None:
     left.set_axis_off()
     left.set_title("an automobile under 72 transformations:\na network learns which is which")
     low, high = np.quantile(scores, [0.005, 1])
-    bins = np.linspace(low, high, 70)
-    for which, label, colour in (
-        (normal, "automobiles, as in training", "#3b76b5"),
-        (~normal, "nine other classes, never seen", "#d0453e"),
-    ):
-        right.hist(
-            np.maximum(scores[which], low),
-            bins,
-            density=True,
-            alpha=0.65,
-            label=label,
-            color=colour,
-        )
+    style = {"bins": np.linspace(low, high, 70), "density": True, "alpha": 0.65}
+    scores = np.maximum(scores, low)
+    right.hist(scores[normal], label="automobiles, as in training", color="#3b76b5", **style)
+    right.hist(scores[~normal], label="nine other classes, never seen", color="#d0453e", **style)
     right.set_title(f"scores of the CIFAR-10 test set: AUROC {100 * auroc:.1f} %")
-    right.set_xlabel("normality score, mean over the transformations")
-    right.set_yticks([])
+    right.set(xlabel="normality score, mean over the transformations", yticks=[])
     right.set_ylim(top=1.2 * right.get_ylim()[1])
     right.legend(frameon=False)
-    for side in ("left", "right", "top"):
-        right.spines[side].set_visible(False)
+    right.spines[["left", "top", "right"]].set_visible(False)
     figure.savefig(Path(__file__).with_name("method.png"), dpi=110)
 
 

@@ -34,7 +34,7 @@ from utils.device import (
     versions,
 )
 from utils.dirichlet import estimate_alpha, normality_score
-from utils.optimizers import Adam, Muon
+from utils.optimizers import Adam, Muon, one_cycle
 from utils.progress import progress
 from utils.scores import rotation_responses, simplified_score
 from utils.settings import choice, number, optional, setting, whole_number
@@ -229,15 +229,7 @@ class TransformationDetector(Detector):
 
     def _learning_rate(self, total_steps):
         rate = self.settings_.learning_rate
-        if self.settings_.schedule == "constant":
-            return rate
-        warmup = max(1, round(0.3 * total_steps))
-        return keras.optimizers.schedules.CosineDecay(
-            rate / 25,
-            decay_steps=max(1, total_steps - warmup),
-            warmup_target=rate,
-            warmup_steps=warmup,
-        )
+        return one_cycle(rate, total_steps) if self.settings_.schedule == "one_cycle" else rate
 
     def _epochs(self, n):
         k, settings = self.transformer_.n_transforms, self.settings_

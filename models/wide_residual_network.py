@@ -15,7 +15,7 @@ from utils.backend import keras_defaults
 @keras_defaults()
 def create_wide_residual_network(
     input_shape: tuple[int, int, int],
-    num_classes: int,
+    num_classes: int | dict[str, int],
     depth: int,
     widen_factor: int = 1,
     dropout_rate: float = 0.0,
@@ -27,6 +27,9 @@ def create_wide_residual_network(
 ) -> keras.Model:
     """The paper's network, from images (n, h, w, c) in [-1, 1] to (n, num_classes).
 
+    num_classes by name, as section 5.5 has for "categories" and "transformations", make so many
+    heads on the same features, and a dict of their outputs.
+
     final_activation: "softmax" for probabilities, None for logits. weight_decay: the loss has
     weight_decay / 2 times the sum of squares of every kernel, of batch normalisation's gamma and
     beta and of the last bias; 0 leaves the penalty out. seed makes the initial weights repeatable.
@@ -37,36 +40,13 @@ def create_wide_residual_network(
     network = _Layers(weight_decay, seed, dtype)
     inputs = keras.Input(input_shape, dtype="float32", name="images")
     x = network.features(inputs, depth, widen_factor, dropout_rate)
-    outputs = network.head(x, num_classes, final_activation, name="predictions")
-    return keras.Model(inputs, outputs, name=f"wrn_{depth}_{widen_factor}")
-
-
-@keras_defaults()
-def create_two_headed_wide_residual_network(
-    input_shape: tuple[int, int, int],
-    num_categories: int,
-    num_transformations: int,
-    depth: int,
-    widen_factor: int = 1,
-    dropout_rate: float = 0.0,
-    final_activation: str | None = "softmax",
-    *,
-    weight_decay: float = 5e-4,
-    seed: int | None = None,
-    dtype: str | None = None,
-) -> keras.Model:
-    """Section 5.5's network: the same, with a second head on the same features.
-
-    From images (n, h, w, c) in [-1, 1] to a dict of "categories" (n, num_categories) and
-    "transformations" (n, num_transformations). The other arguments and the errors are those of
-    `create_wide_residual_network`.
-    """
-    network = _Layers(weight_decay, seed, dtype)
-    inputs = keras.Input(input_shape, dtype="float32", name="images")
-    x = network.features(inputs, depth, widen_factor, dropout_rate)
-    heads = {"categories": num_categories, "transformations": num_transformations}
+    several = isinstance(num_classes, dict)
+    heads = num_classes if several else {"predictions": num_classes}
     outputs = {name: network.head(x, n, final_activation, name) for name, n in heads.items()}
-    return keras.Model(inputs, outputs, name=f"two_headed_wrn_{depth}_{widen_factor}")
+    name = f"wrn_{depth}_{widen_factor}"
+    if several:
+        return keras.Model(inputs, outputs, name=f"two_headed_{name}")
+    return keras.Model(inputs, outputs["predictions"], name=name)
 
 
 class _Layers:

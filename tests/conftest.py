@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +108,7 @@ def watched(step, checkpoint=None):
 def fed(monkeypatch):
     """The pairs that trainings are fed, a list for each that the test appends."""
     import models.transformation_detector
+    import models.two_headed
     import utils.batches
     import utils.training
 
@@ -129,9 +129,8 @@ def fed(monkeypatch):
         return utils.batches.batches(n, make)
 
     fed, asked = [], []
-    for module in (models.transformation_detector, sys.modules.get("multiclass_experiment")):
-        if module is not None:
-            monkeypatch.setattr(module, "pair_batches", pair_batches)
+    for module in (models.transformation_detector, models.two_headed):
+        monkeypatch.setattr(module, "pair_batches", pair_batches)
     monkeypatch.setattr(utils.training, "batches", batches)
     return fed
 

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils import datasets
-from utils.datasets import DATASETS, LAYOUTS, DatasetError, build_cats_vs_dogs, load_dataset
+from utils import cats_vs_dogs, datasets
+from utils.cats_vs_dogs import build_cats_vs_dogs, resize_and_crop
+from utils.datasets import DATASETS, LAYOUTS, DatasetError, load_dataset
+from utils.images import ImageError
 from utils.results import PUBLISHED
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -165,8 +167,8 @@ def test_a_download_that_fails_says_what_to_put_where(tmp_path, monkeypatch):
 
 
 def test_cats_vs_dogs_from_a_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets, "CATS_VS_DOGS_TRAIN", 3)
-    monkeypatch.setattr(datasets, "CATS_VS_DOGS_TEST", 2)
+    monkeypatch.setattr(cats_vs_dogs, "N_TRAIN", 3)
+    monkeypatch.setattr(cats_vs_dogs, "N_TEST", 2)
     with pytest.raises(DatasetError, match="cats_vs_dogs FOLDER"):
         load_dataset("cats_vs_dogs", tmp_path)
     folder = tmp_path / "images"
@@ -193,8 +195,8 @@ def test_cats_vs_dogs_from_a_folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize("inside", [True, False])
 def test_cats_vs_dogs_from_folders_by_class(tmp_path, monkeypatch, inside):
     """As in today's archive, of which a file of each class is broken, and lacking in the test."""
-    monkeypatch.setattr(datasets, "CATS_VS_DOGS_TRAIN", 3)
-    monkeypatch.setattr(datasets, "CATS_VS_DOGS_TEST", 2)
+    monkeypatch.setattr(cats_vs_dogs, "N_TRAIN", 3)
+    monkeypatch.setattr(cats_vs_dogs, "N_TEST", 2)
     folder = tmp_path / "archive" / "PetImages"
     for name, shade in (("Cat", 10), ("Dog", 100)):
         (folder / name).mkdir(parents=True)
@@ -209,7 +211,7 @@ def test_cats_vs_dogs_from_folders_by_class(tmp_path, monkeypatch, inside):
     assert shades == [[10, 12, 13], [100, 101, 103]]
     assert data.x_test.mean((1, 2, 3)).round().tolist() == [14, 104]
     (folder / "Cat" / "0.jpg").unlink()
-    with pytest.raises(DatasetError, match=r"has 3 readable cat\.N\.jpg or Cat/N\.jpg files, exp"):
+    with pytest.raises(ImageError, match=r"has 3 readable cat\.N\.jpg or Cat/N\.jpg files, exp"):
         build_cats_vs_dogs(folder, tmp_path)
 
 
@@ -222,9 +224,32 @@ def test_the_output_is_tried_before_the_images_are_read(tmp_path):
 def test_resizing_is_by_area_and_centred(tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (128, 160, 3), dtype=np.uint8)
     Image.fromarray(image).save(tmp_path / "a.png")
-    small = datasets.resize_and_crop(tmp_path / "a.png", 64)
+    small = resize_and_crop(tmp_path / "a.png", 64)
     expected = image[:, 16:144].reshape(64, 2, 64, 2, 3).mean((1, 3))
     assert np.abs(small - expected).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "height, width", [(13, 13), (13, 29), (31, 17), (8, 23), (5, 7), (3, 40), (1, 9), (20, 33)]
+)
+def test_parts_of_pixels_count_by_their_area_and_sizes_are_rounded_down(tmp_path, height, width):
+    """Each old pixel is made of small equal ones, so many that a new one is a block of them."""
+    side = 8
+    image = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    new_height, new_width = (int(side * n / min(height, width)) for n in (height, width))
+    fine = image.repeat(new_height, axis=0).repeat(new_width, axis=1).astype(float)
+    whole = fine.reshape(new_height, height, new_width, width, 3).mean((1, 3))
+    top, left = (new_height - side) // 2, (new_width - side) // 2
+    expected = whole[top : top + side, left : left + side]
+    assert min(new_height, new_width) == side == len(expected) == expected.shape[1]
+    # half of a step by rounding, and what rounding of the sum may decide at a tie
+    assert np.abs(resize_and_crop(tmp_path / "a.png", side) - expected).max() < 0.5 + 1e-9
+
+
+def test_a_strip_takes_no_more_memory_than_its_centre(tmp_path):
+    Image.new("RGB", (20_000, 1), (5, 6, 7)).save(tmp_path / "a.png")
+    assert (resize_and_crop(tmp_path / "a.png", 64) == (5, 6, 7)).all()
 
 
 def test_unknown_names_are_refused():
@@ -241,7 +266,7 @@ def test_the_real_data(name):
     sizes = {"mnist": (60_000, 10_000), "fashion_mnist": (60_000, 10_000)}
     sizes |= {"cats_vs_dogs": (20_000, 5_000)}
     n_train, n_test = sizes.get(name, (50_000, 10_000))
-    lacking = 2 * datasets.CATS_VS_DOGS_BROKEN if name == "cats_vs_dogs" else 0
+    lacking = 2 * cats_vs_dogs.N_BROKEN if name == "cats_vs_dogs" else 0
     assert len(data.x_train) == n_train and n_test - lacking <= len(data.x_test) <= n_test
     counts = np.bincount(data.y_test)
     assert name == "mnist" or len(set(counts.tolist())) == 1

@@ -1,21 +1,27 @@
 import os
+import re
 import signal
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
 
 import experiments
 import models.transformation_detector
-from baselines import METHODS, Method
+from baselines import METHODS
 from tests.conftest import create_small_network
+from tests.test_datasets import small_arrays
+from utils import estimate, runs
+from utils.datasets import LAYOUTS, Layout
 from utils.detector import Detector
 from utils.device import PRECISIONS, peak_memory, reset_peak_memory
 from utils.results import read_details
+from utils.runs import Method
 from utils.settings import choice, setting, whole_number
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -103,6 +109,7 @@ import experiments, utils.files
 from tests.test_experiments import make_quick
 make_quick(pytest.MonkeyPatch())
 from models.transformation_detector import TransformationDetector
+from utils.estimate import TimeEstimate
 
 def kill(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -113,7 +120,7 @@ def write_half(file, **arrays):
     kill()
 
 if sys.argv[1] == "training":
-    experiments.TimeEstimate.on_train_batch_end = lambda self, batch, logs=None: batch < 2 or kill()
+    TimeEstimate.on_train_batch_end = lambda self, batch, logs=None: batch < 2 or kill()
 elif sys.argv[1] == "scoring":
     TransformationDetector.scores = kill
 else:
@@ -164,12 +171,12 @@ def test_runs_of_another_backend_or_precision_are_not_taken_for_done(
 ):
     command = ["--methods", "brightness", "--classes", "5", "--results-dir", str(tmp_path)]
     assert experiments.main(command) == 0
-    monkeypatch.setattr(experiments, "backend", lambda: "torch")
+    monkeypatch.setattr(runs, "backend", lambda: "torch")
     assert experiments.main(command) == 2
     assert "was made with backend" in capsys.readouterr().err
     monkeypatch.undo()
     monkeypatch.setitem(METHODS, "brightness", Method(Precise, runs=1))
-    monkeypatch.setattr(experiments, "resolve_precision", lambda _: "mixed_bfloat16")
+    monkeypatch.setattr(runs, "resolve_precision", lambda _: "mixed_bfloat16")
     assert experiments.main(command) == 2
     error = capsys.readouterr().err
     assert "was made with precision 'float32', not 'mixed_bfloat16'" in error
@@ -179,7 +186,7 @@ def test_what_cannot_run_is_said_before_anything_is_run(tmp_path, capsys, monkey
     command = ["--methods", "all", "--results-dir", str(tmp_path)]
     assert experiments.main([*command, "--recipe", "fast"]) == 2
     assert "raw_ocsvm has no recipe 'fast'; it has paper, small" in capsys.readouterr().err
-    monkeypatch.setattr(experiments, "backend", lambda: "jax")
+    monkeypatch.setattr(runs, "backend", lambda: "jax")
     assert experiments.main(command) == 2
     assert "adgan does not run on jax: set KERAS_BACKEND=tensorflow or torch" in (
         capsys.readouterr().err
@@ -234,7 +241,7 @@ def test_a_full_disk_ends_the_sweep(tmp_path, capsys, monkeypatch, brightness):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(experiments, "write_run", full)
+    monkeypatch.setattr(runs, "write_run", full)
     command = ["--methods", "brightness", "--classes", "0,1", "--results-dir", str(tmp_path)]
     assert experiments.main(command) == 2
     shown = capsys.readouterr()
@@ -300,7 +307,7 @@ def test_a_runs_memory_is_its_own(tmp_path, brightness):
 def test_the_time_of_the_whole_is_told_while_the_first_run_trains(
     tmp_path, capsys, monkeypatch, quick
 ):
-    monkeypatch.setattr(experiments.TimeEstimate.__init__, "__defaults__", (0.0,))
+    monkeypatch.setattr(estimate.TimeEstimate.__init__, "__defaults__", (0.0,))
     run(tmp_path, "--classes", "1,2")
     out = capsys.readouterr().out
     assert "hours for the 2 runs of transformations left" in out
@@ -317,12 +324,12 @@ def test_the_estimate_is_the_sum_of_its_parts(capsys):
         def scoring_passes(self, n, n_scored):
             return 72 * (n + n_scored)
 
-    estimate = experiments.TimeEstimate("it", Detector(), 5000, 10_000, 50, after_seconds=-1)
+    told = estimate.TimeEstimate("it", Detector(), 5000, 10_000, 50, after_seconds=-1)
     clock = iter(np.arange(0.0, 100.0))  # a batch of 100 a second
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiments.time, "perf_counter", lambda: next(clock))
+        patch.setattr(estimate.time, "perf_counter", lambda: next(clock))
         for batch in range(3):
-            estimate.on_train_batch_end(batch)
+            told.on_train_batch_end(batch)
     hours = 50 * (1_080_000 + 72 * 15_000 / 4) / 100 / 3600
     out = capsys.readouterr().out
     assert f"100 images/s: about {hours:.1f} hours for the 50 runs of it left" in out
@@ -334,6 +341,7 @@ def test_the_estimate_is_the_sum_of_its_parts(capsys):
     [
         (["--classes", "eleven"], "unknown class 'eleven'; known are 0..9"),
         (["--methods", "magic"], "unknown method 'magic'; known are transformations"),
+        (["--dataset", "cifar"], "unknown data set 'cifar'; known are digits, cifar10"),
         (["--dataset", "cifar10", "--data-dir", "nowhere", "--report"], "no runs of cifar10"),
         (["--dataset", "cats_vs_dogs", "--data-dir", "nowhere"], "cats_vs_dogs.npz is missing"),
     ],
@@ -342,6 +350,105 @@ def test_mistakes_give_one_line(arguments, message, tmp_path, capsys):
     assert experiments.main([*arguments, "--results-dir", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert message in error and error.startswith("error: ") and error.count("\n") == 1
+
+
+TABLE_1 = {"cifar10": (32, 10), "cifar100": (32, 20), "fashion_mnist": (32, 10)}
+TABLE_1 |= {"cats_vs_dogs": (64, 2)}
+"""Sides and numbers of classes."""
+
+
+@pytest.fixture
+def table_1(tmp_path, monkeypatch):
+    """A folder with small arrays for each of Table 1's data sets; two methods that take no time."""
+    for name in TABLE_1:
+        np.savez(tmp_path / f"{name}.npz", **small_arrays(name, n=40))
+    monkeypatch.setitem(METHODS, "brightness", Method(Brightness, runs=1, hours=0.5))
+    slow = Method(Brightness, runs=2, hours=50.0, datasets=("cifar10",))
+    monkeypatch.setitem(METHODS, "slow", slow)
+    return ["--data-dir", str(tmp_path), "--results-dir", str(tmp_path), "--classes", "1,0"]
+
+
+def test_all_of_table_1_is_one_queue_the_shortest_first(table_1, tmp_path, capsys):
+    command = [*table_1, "--dataset", "all", "--methods", "slow,brightness"]
+    assert experiments.main(command) == 0
+    out = capsys.readouterr().out
+    assert "cifar10, cifar100, fashion_mnist, cats_vs_dogs: 12 runs, 0 of them done" in out
+    ended = [line for line in out.splitlines() if line.startswith("[")]
+    assert [line.split("]")[0] for line in ended] == [f"[{i}/12" for i in range(1, 13)]
+    assert all("AUROC in %" in line for line in ended)
+    left = [re.search(r"; about \d+ (minutes|hours) left$", line) for line in ended]
+    assert all(left[:-1]) and left[-1] is None
+    runs = [tuple(line.split("] ")[1].split(":")[0].split(", ")[:2]) for line in ended]
+    hours = {"brightness": 0.5, "slow": 50.0}
+    times = [hours[m] * TABLE_1[name][0] ** 2 / TABLE_1[name][1] for name, m in runs]
+    assert times == sorted(times) and len(set(times)) == 4
+    assert [name for name, method in runs if method == "slow"] == ["cifar10"] * 4
+    for name in ("cifar100", "fashion_mnist", "cats_vs_dogs"):
+        assert f"slow is not in Table 1 on {name}, and is left out" in out
+        assert f"\n{name}: AUROC in %" in out and (tmp_path / name / "table.md").exists()
+    assert experiments.main(command) == 0
+    assert "12 runs, 12 of them done already" in capsys.readouterr().out
+
+
+def test_a_method_runs_where_the_paper_lacks_it_if_the_data_set_is_named(table_1, capsys):
+    names = "cifar100, fashion_mnist,cifar100"
+    assert experiments.main([*table_1, "--dataset", names, "--methods", "slow", "--runs", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "cifar100, fashion_mnist: 4 runs" in out and "left out" not in out
+    assert "] fashion_mnist, slow, t-shirt, run 0: AUROC" in out
+
+
+def test_all_data_sets_that_are_missing_are_named_at_once(table_1, tmp_path, capsys, monkeypatch):
+    def load_data(**_):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(keras.datasets.cifar100, "load_data", load_data)
+    for name in ("cifar100", "cats_vs_dogs"):
+        (tmp_path / f"{name}.npz").unlink()
+    assert experiments.main([*table_1, "--dataset", "all", "--methods", "brightness"]) == 2
+    shown = capsys.readouterr()
+    assert "AUROC" not in shown.out and not list(tmp_path.glob("*/*"))
+    first, second = shown.err.splitlines()
+    assert "cifar100.npz is missing" in first and "no route to host" in first and "put " in first
+    assert (
+        "cats_vs_dogs.npz is missing" in second and "utils.datasets cats_vs_dogs FOLDER" in second
+    )
+
+
+def test_tables_are_made_where_there_are_runs_and_the_others_named(table_1, tmp_path, capsys):
+    assert experiments.main([*table_1, "--dataset", "cifar10", "--methods", "brightness"]) == 0
+    capsys.readouterr()
+    assert experiments.main([*table_1, "--dataset", "cifar100,cifar10", "--report"]) == 2
+    shown = capsys.readouterr()
+    assert "\ncifar10: AUROC in %" in shown.out and "no runs of cifar100 in" in shown.err
+
+
+def test_a_new_data_set_is_a_row_and_its_file(tmp_path, capsys, monkeypatch, brightness):
+    monkeypatch.setitem(LAYOUTS, "mine", Layout((8, 8, 1), ["good", "odd"]))
+    command = ["--dataset", "mine", "--methods", "brightness", "--data-dir", str(tmp_path)]
+    command += ["--results-dir", str(tmp_path)]
+    assert experiments.main(command) == 2
+    assert "mine.npz is missing, and this data set cannot be downloaded" in capsys.readouterr().err
+    np.savez(tmp_path / "mine.npz", **small_arrays("mine", n=20))
+    assert experiments.main(command) == 0
+    table = pd.read_csv(tmp_path / "mine" / "table.csv")
+    assert table["class"].tolist() == ["good", "odd", "average"]
+    assert table["recipe"].eq("paper").all() and table["published"].isna().all()
+
+
+def test_the_time_left_is_that_of_what_was_made_scaled(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(estimate.time, "perf_counter", lambda: now[0])
+    left = estimate.TimeLeft([0.1, 0.1, 0.3, 2.5])
+    assert left.after(0.1, made=False) == ""  # another command makes it
+    now[0] = 600.0
+    assert left.after(0.1, made=True) == "; about 5 hours left"  # 2.8 where 0.1 is 10 minutes
+    now[0] = 1200.0
+    assert left.after(0.3, made=True) == "; about 2 hours left"
+    assert left.after(2.5, made=True) == ""
+    left = estimate.TimeLeft([1.0, 2.0])
+    now[0] += 90.0
+    assert left.after(1.0, made=True) == "; about 3 minutes left"
 
 
 def test_classes_by_name_and_number():

@@ -121,3 +121,9 @@ def test_a_dask_worker_of_two_threads_is_refused():
         pytest.raises(ValueError, match="--nthreads 1"),
     ):
         next(jobs.run_jobs(whereabouts, [(0,)], 1, cluster.scheduler_address))
+
+
+def test_libraries_get_as_many_threads_as_the_process_has_cores(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    (found,) = jobs.run_jobs(os.getenv, [("OMP_NUM_THREADS",)], jobs=1)
+    assert found == (("OMP_NUM_THREADS",), str(len(os.sched_getaffinity(0))))

@@ -1,19 +1,21 @@
-import argparse
 import json
 
 import keras
 import numpy as np
 import pytest
-from scipy.special import softmax
+from scipy.special import log_softmax, softmax
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 import multiclass_experiment as experiment
-from models.wide_residual_network import create_two_headed_wide_residual_network
+from models import two_headed
+from models.two_headed import Recipe
+from models.wide_residual_network import create_wide_residual_network
 from tests.conftest import assert_resumed, watched
-from transformations import SimpleTransformer
+from transformations import SimpleTransformer, Transformer
 from utils.datasets import DatasetError, load_test_images
 from utils.device import resolve_precision
-from utils.optimizers import SGD
+from utils.optimizers import SGD, Muon
+from utils.results import read_run
 
 # ------------------------------------------------------------------------------------- optimiser
 
@@ -51,22 +53,22 @@ def test_sgd_is_pytorchs(nesterov):
 
 
 def test_the_learning_rate_drops_at_epochs_60_120_and_160_of_200():
-    schedule = experiment.step_schedule(0.1, 200 * 391)
+    schedule = two_headed.step_schedule(0.1, 200 * 391)
     for epoch, before, after in ((60, 0.1, 0.02), (120, 0.02, 0.004), (160, 0.004, 0.0008)):
         assert float(schedule(epoch * 391 - 1)) == pytest.approx(before)
         assert float(schedule(epoch * 391)) == pytest.approx(after)
     assert float(schedule(0)) == pytest.approx(0.1)
     # in proportion where training is shorter, and where it is a single step
-    assert [round(float(experiment.step_schedule(0.1, 10)(i)), 4) for i in (2, 3)] == [0.1, 0.02]
-    assert float(experiment.step_schedule(0.1, 1)(0)) <= 0.1
+    assert [round(float(two_headed.step_schedule(0.1, 10)(i)), 4) for i in (2, 3)] == [0.1, 0.02]
+    assert float(two_headed.step_schedule(0.1, 1)(0)) <= 0.1
 
 
 # -------------------------------------------------------------------------------------- training
 
 
 def test_every_image_once_an_epoch_under_a_transformation_of_its_own():
-    one, two = experiment.random_pairs(500, 72, 3, 0), experiment.random_pairs(500, 72, 3, 1)
-    np.testing.assert_array_equal(one, experiment.random_pairs(500, 72, 3, 0))
+    one, two = two_headed.random_pairs(500, 72, 3, 0), two_headed.random_pairs(500, 72, 3, 1)
+    np.testing.assert_array_equal(one, two_headed.random_pairs(500, 72, 3, 0))
     for pairs in (one, two):
         np.testing.assert_array_equal(np.sort(pairs // 72), np.arange(500))
         assert np.bincount(pairs % 72, minlength=72).max() < 25  # 7 on average
@@ -93,19 +95,24 @@ def glyphs(n, seed):
 
 
 def test_both_heads_learn():
-    network = create_two_headed_wide_residual_network(
-        (8, 8, 1), 2, 8, depth=10, final_activation=None, seed=0
+    network = create_wide_residual_network(
+        (8, 8, 1),
+        {"categories": 2, "transformations": 8},
+        depth=10,
+        final_activation=None,
+        seed=0,
     )
     x, y = glyphs(128, seed=100)
     history = History()
-    settings = {"epochs": 8, "batch_size": 32, "callbacks": [history], "verbose": 0}
-    experiment.train_network(network, x, y, SimpleTransformer(), **settings)
+    settings = {"callbacks": [history], "verbose": 0}
+    recipe = Recipe(epochs=8, batch_size=32)
+    two_headed.train_network(network, x, y, SimpleTransformer(), recipe, **settings)
     losses = [logs["loss"] for logs in history.logs]
     assert losses[-1] < 0.6 * losses[0]
     assert history.logs[-1]["categories_accuracy"] > 0.7
     assert history.logs[-1]["transformations_accuracy"] > 0.6
     x, y = glyphs(48, seed=1)
-    assert experiment.accuracy(network, x, y) > 0.7
+    assert two_headed.accuracy(network, x, y) > 0.7
     applied = np.arange(48) // 6
     moved = SimpleTransformer().transform_batch(x, applied)
     logits = network(2 * (moved.astype("float32") / 255) - 1)["transformations"]
@@ -127,52 +134,67 @@ def small_two_headed(seed):
 def test_resumed_training_goes_on_as_the_unbroken(tmp_path, fed):
     """What the next steps compute is as it was, but for rounding."""
     x, y = glyphs(150, seed=100)
-    settings = {"batch_size": 32, "verbose": 0}
+    recipe = Recipe(epochs=2, batch_size=32)
     checkpoint, left = tmp_path / "run.checkpoint.keras", tmp_path / "left.checkpoint.keras"
     unbroken, resumed = watched(3, checkpoint), watched(3)
     for seed, file, every, watch in ((0, checkpoint, 0, unbroken), (1, left, 100, resumed)):
         fed.append([])
         network = small_two_headed(seed)
-        experiment.train_network(
+        two_headed.train_network(
             network,
             x,
             y,
             SimpleTransformer(),
-            epochs=2,
+            recipe,
             checkpoint=file,
             checkpoint_seconds=every,
             callbacks=[watch],
-            **settings,
+            verbose=0,
         )
     assert (unbroken.steps, resumed.steps) == (10, 10 - 3)
-    epochs = [experiment.random_pairs(150, 8, 0, epoch) for epoch in range(2)]
+    epochs = [two_headed.random_pairs(150, 8, 0, epoch) for epoch in range(2)]
     assert_resumed(unbroken, resumed, fed, epochs, n_done=3 * 32)
     with pytest.raises(ValueError, match="checkpoint of a training with other settings"):
-        experiment.train_network(
-            network, x, y, SimpleTransformer(), epochs=4, checkpoint=left, **settings
-        )
+        longer = Recipe(epochs=4, batch_size=32)
+        two_headed.train_network(network, x, y, SimpleTransformer(), longer, checkpoint=left)
+
+
+def test_one_cycle_trains_by_muon_whose_rate_rises_and_falls():
+    class Optimizer(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            self.kept = self.model.optimizer
+
+    x, y = glyphs(64, seed=100)
+    optimizer = Optimizer()
+    recipe = Recipe(epochs=5, batch_size=32, learning_rate=0.01, one_cycle=True)
+    settings = {"callbacks": [optimizer], "verbose": 0}
+    two_headed.train_network(small_two_headed(0), x, y, SimpleTransformer(), recipe, **settings)
+    assert isinstance(optimizer.kept, Muon) and int(optimizer.kept.iterations) == 10
+    schedule = recipe.create_optimizer(100)._learning_rate
+    rates = [float(schedule(step)) for step in range(101)]
+    assert rates[0] == pytest.approx(0.01 / 25) and rates[-1] == pytest.approx(0, abs=1e-6)
+    assert np.argmax(rates) == 30 and max(rates) == pytest.approx(0.01)
 
 
 def test_a_network_of_categories_alone_is_trained_on_augmented_images(digits):
-    transformations = experiment.augmentations()
+    transformations = two_headed.augmentations()
     assert len(transformations) == 2 * 9 * 9
     assert {(t.flip, t.k) for t in transformations.transformations} == {(False, 0), (True, 0)}
-    network = experiment.create_network((8, 8, 1), 10, False, OPTIONS, dtype="float32")
+    network = SMALL.create_network((8, 8, 1), 10, two_headed=False, seed=0)
     history = History()
-    experiment.train_network(
+    two_headed.train_network(
         network,
         digits.x_train[:100, ::2, ::2],
         digits.y_train[:100],
         transformations,
-        epochs=1,
-        batch_size=50,
+        Recipe(epochs=1, batch_size=50),
         callbacks=[history],
         verbose=0,
     )
     assert set(history.logs[0]) == {"loss", "accuracy"}
 
 
-OPTIONS = argparse.Namespace(depth=10, widen_factor=1, seed=0)
+SMALL = Recipe(depth=10, widen_factor=1)
 
 
 # --------------------------------------------------------------------------------------- scoring
@@ -180,19 +202,47 @@ OPTIONS = argparse.Namespace(depth=10, widen_factor=1, seed=0)
 
 def test_scores_are_the_mean_probability_of_the_right_transformation():
     x = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
-    network = experiment.create_network((16, 16, 3), 10, True, OPTIONS, dtype="float32")
-    transformations = experiment.two_headed_transformations()
+    network = SMALL.create_network((16, 16, 3), 10, two_headed=True, seed=0)
+    transformations = Transformer()
     expected = np.zeros(3)
     for t in range(72):
         moved = transformations.transform_batch(x, np.full(3, t))
         logits = network(2 * (moved.astype("float32") / 255) - 1)["transformations"]
         expected += softmax(keras.ops.convert_to_numpy(logits), axis=1)[:, t] / 72
-    scores = experiment.simplified_scores(network, x)
+    scores = two_headed.simplified_scores(network, x)
     assert scores.dtype == np.float64
     np.testing.assert_allclose(scores, expected, rtol=1e-4)
 
 
 # --------------------------------------------------------------------------------------- command
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_odin_scores_the_categories_of_either_network_in_float32(dtype):
+    x = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
+    network = SMALL.create_network((16, 16, 3), 10, two_headed=True, seed=0, dtype=dtype)
+    one_headed = SMALL.create_network((16, 16, 3), 10, two_headed=False, seed=0, dtype=dtype)
+    copy = two_headed.classifier(network)
+    assert {layer.compute_dtype for layer in copy.layers} == {"float32"}
+    for one, other in zip(copy.get_weights(), one_headed.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    logits = keras.ops.convert_to_numpy(copy(2 * (x.astype("float32") / 255) - 1))
+    settings = {"maximum_softmax": {"temperature": 1.0, "perturbation": 0.0}}
+    both = experiment.all_scores(network, x, settings)
+    alone = experiment.all_scores(one_headed, x, settings)
+    assert list(both) == ["transformations", "maximum_softmax_two_headed"]
+    assert list(alone) == ["maximum_softmax"]
+    for scores in (both["maximum_softmax_two_headed"], alone["maximum_softmax"]):
+        np.testing.assert_allclose(scores, log_softmax(logits, axis=1).max(1), rtol=1e-4)
+
+
+METHODS = (
+    "transformations",
+    "odin_two_headed",
+    "maximum_softmax_two_headed",
+    "odin",
+    "maximum_softmax",
+)
 
 
 @pytest.fixture
@@ -210,17 +260,16 @@ def test_the_command_trains_scores_and_reports_once(data_dir, capsys):
     command += ["--data-dir", str(data_dir), "--results-dir", str(data_dir), "--verbose", "0"]
     assert experiment.main(command) == 0
     path = data_dir / "multiclass" / "tiny_imagenet_wrn_10_1_0.npz"
-    arrays, details = experiment.read_result(path)
-    np.testing.assert_array_equal(arrays["normal"], [True] * 5 + [False] * 5)
+    normal, scores, details = read_run(path)
+    np.testing.assert_array_equal(normal, [True] * 5 + [False] * 5)
     assert details["precision"] == resolve_precision("auto")
     assert details["settings"]["odin"] == {"temperature": 1000, "perturbation": 0.0014}
     table = capsys.readouterr().out
-    for method in experiment.METHODS:
-        row = next(line for line in table.splitlines() if f"| {method} |" in line)
+    for method in METHODS:
+        row = next(line for line in table.splitlines() if f"| {method} " in line)
         cells = [cell.strip() for cell in row.split("|")[1:-1]]
         assert cells[2] == "reduced: WRN-10-1, 2 epochs, 5 test images a set"
-        scores = arrays[f"scores_{method}"]
-        assert float(cells[4]) == round(100 * roc_auc_score(arrays["normal"], scores), 1)
+        assert float(cells[4]) == round(100 * roc_auc_score(normal, scores[method]), 1)
     assert "95.7 / 96.1 / 95.4" in table and "92.1 / 89.0 / 93.6" in table
     before = path.read_bytes()
     assert experiment.main(command) == 0
@@ -236,7 +285,7 @@ def test_the_areas_are_those_of_the_positive_class_that_their_name_says(tmp_path
     folder = tmp_path / "multiclass"
     details = {"out": "cifar100", "recipe": "paper", "seed": 0}
     details["accuracy"] = {"two_headed": 0.5, "one_headed": 0.6}
-    arrays = {f"scores_{method}": scores for method in experiment.METHODS}
+    arrays = {f"scores_{method}": scores for method in METHODS}
     folder.mkdir()
     np.savez(
         folder / "cifar100_wrn_16_8_0.npz",
@@ -280,6 +329,26 @@ def test_odins_settings_are_refused_before_any_training(data_dir, capsys):
     command = ["--data-dir", str(data_dir), "--results-dir", str(data_dir), "--perturbation", "-1"]
     assert experiment.main(command) == 2
     assert "perturbation is -1.0, expected a number of at least 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command, recipe",
+    [
+        ([], "paper"),
+        (["--depth", "16", "--epochs", "200"], "paper"),
+        (
+            ["--epochs", "1.5", "--limit-train", "9"],
+            "reduced: WRN-16-8, 1.5 epochs, 9 training images",
+        ),
+        (["--recipe", "one_cycle"], "reduced: WRN-10-4, one_cycle, 30 epochs"),
+        (
+            ["--recipe", "one_cycle", "--widen-factor", "2", "--epochs", "200"],
+            "reduced: WRN-10-2, one_cycle",
+        ),
+    ],
+)
+def test_recipes_are_named_by_what_is_reduced(command, recipe):
+    assert experiment.recipe_name(experiment.parse_arguments(command)) == recipe
 
 
 @pytest.mark.parametrize("option", ["--epochs", "--limit-train", "--limit-test"])

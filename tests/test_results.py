@@ -1,9 +1,11 @@
+import json
 import re
 import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import precision_recall_curve, roc_auc_score, roc_curve
 
 from utils.datasets import LAYOUTS
 from utils.results import (
@@ -12,6 +14,7 @@ from utils.results import (
     Run,
     find_runs,
     read_details,
+    read_run,
     read_runs,
     report,
     summarise,
@@ -39,24 +42,65 @@ def write(tmp_path, aurocs, recipe="paper", run=0, backend="tensorflow"):
         }
         run_ = Run(tmp_path, "cifar10", "transformations", class_index, run)
         both = {"dirichlet": scores, "simplified": scores + rng.normal(size=1000)}
-        measured[class_index] = write_run(run_, normal, both, details)
+        measured[class_index] = write_run(run_.path, normal, both, details)
     return measured
 
 
-def test_a_run_holds_scores_curves_and_how_it_was_made(tmp_path):
+def test_a_run_holds_scores_areas_and_how_it_was_made(tmp_path):
     aurocs = write(tmp_path, {3: 0.8})[3]
     path = tmp_path / "cifar10" / "cifar10_transformations_3_0.npz"
     with np.load(path) as file:
-        assert file["normal"].sum() == 300
-        assert float(file["auroc"]) == aurocs["dirichlet"]
-        area = np.trapezoid(file["roc_tpr"], file["roc_fpr"])
-        assert area == pytest.approx(aurocs["dirichlet"], abs=1e-5)
-        for kind in ("normal", "anomaly"):
-            area = -np.trapezoid(file[f"pr_{kind}_precision"], file[f"pr_{kind}_recall"])
-            assert area == pytest.approx(float(file[f"aupr_{kind}"]), abs=1e-5)
+        assert sorted(file.files) == ["details", "normal", "scores_dirichlet", "scores_simplified"]
+        assert file["normal"].sum() == 300 and file["normal"].dtype == bool
         assert file["scores_simplified"].shape == (1000,)
-    assert read_details(path)["seconds"] == {"training": 2.0, "scoring": 1.0}
+        assert file["scores_simplified"].dtype == np.float32
+    normal, scores, details = read_run(path)
+    assert list(scores) == ["dirichlet", "simplified"]
+    for name, values in scores.items():
+        found = details["metrics"][name]
+        assert found["auroc"] == aurocs[name] == roc_auc_score(normal, values)
+        for kind, positive, ranking in (("normal", normal, values), ("anomaly", ~normal, -values)):
+            precision, recall, _ = precision_recall_curve(positive, ranking)
+            assert found[f"aupr_{kind}"] == pytest.approx(-np.trapezoid(precision, recall))
+    assert details["seconds"] == {"training": 2.0, "scoring": 1.0}
+    assert read_details(path) == details
     assert [f.name for f in path.parent.iterdir()] == [path.name]
+
+
+def test_scores_that_float32_would_tie_stay_as_they_are(tmp_path):
+    rng = np.random.default_rng(0)
+    normal = np.arange(1000) < 300
+    apart = rng.normal(size=1000) + normal
+    scores = {"apart": apart, "close": 1 + 1e-12 * apart, "large": 1e300 * apart}
+    run = Run(tmp_path, "cifar10", "transformations", 0, 0)
+    aurocs = write_run(run.path, normal, scores, {})
+    for name, dtype in (("apart", np.float32), ("close", np.float64), ("large", np.float64)):
+        values = read_run(run.path)[1][name]
+        assert values.dtype == dtype
+        assert aurocs[name] == pytest.approx(roc_auc_score(normal, scores[name]), abs=1e-6)
+        assert roc_auc_score(normal, values) == aurocs[name]
+
+
+def test_runs_of_earlier_versions_are_read_alike(tmp_path):
+    """They held float64 scores, the first one's curves and areas, and AUROCs as "variants"."""
+    rng = np.random.default_rng(0)
+    normal = np.arange(1000) < 300
+    scores = {name: rng.normal(size=1000) + normal for name in ("dirichlet", "simplified")}
+    details = {"class_index": 0, "seconds": {"training": 1.0}}
+    variants = {name: roc_auc_score(normal, values) for name, values in scores.items()}
+    fpr, tpr, _ = roc_curve(normal, scores["dirichlet"])
+    path = tmp_path / "old.npz"
+    arrays = {f"scores_{name}": values for name, values in scores.items()} | {"normal": normal}
+    arrays |= {"auroc": variants["dirichlet"], "aupr_normal": 0.5, "aupr_anomaly": 0.5}
+    arrays |= {"roc_fpr": fpr.astype(np.float32), "roc_tpr": tpr.astype(np.float32)}
+    np.savez(path, **arrays, details=np.array(json.dumps(details | {"variants": variants})))
+    write_run(tmp_path / "new.npz", normal, scores, details)
+    found, wanted = read_details(path)["metrics"], read_details(tmp_path / "new.npz")["metrics"]
+    for name in scores:
+        assert found[name] == pytest.approx(wanted[name], abs=1e-6)
+    normal_, scores_, _ = read_run(path)
+    assert (normal_ == normal).all()
+    assert all((scores_[name] == scores[name]).all() for name in scores)
 
 
 def test_table_has_mean_sem_published_and_difference(tmp_path):
@@ -180,11 +224,11 @@ def test_a_run_cut_or_changed_anywhere_is_named(tmp_path):
             assert path.name in str(error)
 
 
-def test_a_run_of_ten_thousand_images_stays_under_300_kb(tmp_path):
+def test_a_run_of_ten_thousand_images_stays_under_100_kb(tmp_path):
     rng = np.random.default_rng(0)
     normal = np.arange(10_000) < 1_000
     scores = {name: rng.normal(size=10_000) + normal for name in ("dirichlet", "simplified")}
     details = {key: 0 for key in ("class_index", "method", "recipe", "reduced", "run", "device")}
     run = Run(tmp_path, "cifar10", "transformations", 0, 0)
-    write_run(run, normal, scores, details | {"seconds": {}})
-    assert run.path.stat().st_size < 300_000
+    write_run(run.path, normal, scores, details | {"seconds": {}})
+    assert run.path.stat().st_size < 100_000

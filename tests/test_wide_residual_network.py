@@ -2,10 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from models.wide_residual_network import (
-    create_two_headed_wide_residual_network,
-    create_wide_residual_network,
-)
+from models.wide_residual_network import create_wide_residual_network
 
 
 def count(variables):
@@ -20,9 +17,8 @@ def test_parameter_counts(golden):
 
 
 def test_two_heads_read_the_same_features():
-    two = create_two_headed_wide_residual_network(
-        (32, 32, 3), 10, 72, 10, 4, final_activation=None, seed=3
-    )
+    heads = {"categories": 10, "transformations": 72}
+    two = create_wide_residual_network((32, 32, 3), heads, 10, 4, final_activation=None, seed=3)
     one = create_wide_residual_network((32, 32, 3), 10, 10, 4, final_activation=None, seed=3)
     assert count(two.trainable_variables) == count(one.trainable_variables) + 72 * (256 + 1)
     assert len(two.losses) == len(two.trainable_variables)
@@ -34,7 +30,7 @@ def test_two_heads_read_the_same_features():
     }
     # equal seeds: the first head is the one that the other network has
     np.testing.assert_allclose(outputs["categories"], one(x), atol=1e-6)
-    softmax = create_two_headed_wide_residual_network((8, 8, 1), 10, 72, 10)(np.zeros((2, 8, 8, 1)))
+    softmax = create_wide_residual_network((8, 8, 1), heads, 10)(np.zeros((2, 8, 8, 1)))
     for probabilities in softmax.values():
         np.testing.assert_allclose(keras.ops.sum(probabilities, axis=1), 1, rtol=1e-5)
 

@@ -14,10 +14,9 @@ class ClaimedError(OSError):
 
 @contextlib.contextmanager
 def claim(path: str | os.PathLike) -> Iterator[None]:
-    """Within it, this process alone makes the file `path`; its folder is made where missing.
+    """Within it, or until it dies, this process alone makes a file; its folder is made too.
 
-    The claim ends with the process, however that ends. Raises ClaimedError where another process
-    has it.
+    Raises ClaimedError where another process has the claim.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

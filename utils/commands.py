@@ -3,23 +3,20 @@
 import argparse
 import codecs
 import contextlib
-import math
 import os
 import sys
 from collections.abc import Callable
 
+from utils import settings
 from utils.startup import raise_on_interrupt
-
-MAX_SEED = 2**31 - 1
 
 
 def run_command(function: Callable[..., int | None], *arguments, stopped: str = "stopped") -> int:
     """Call a command's function; returns the exit status, and says on stderr what went wrong.
 
-    The status is the function's, 0 for None; 2 after a line "error: ..." for an OSError or a
-    ValueError (which the errors of this project's own files and arguments are); 130 after
-    `stopped` for Ctrl-C; and 141, as of other programs, where nobody reads what is written. What
-    the encoding of a stream lacks is written to it escaped.
+    The status is the function's, 0 for None; 2 after "error: ..." for an OSError or a ValueError,
+    which the project's own are; 130 after `stopped` for Ctrl-C; 141 where nobody reads what is
+    written. What the encoding of a stream lacks is written to it escaped.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -58,33 +55,19 @@ def _say(text, status):
     return status
 
 
-def number_above_zero(text: str) -> float:
-    """A finite number above 0, for argparse."""
-    return _parsed(float, text, lambda value: 0 < value < math.inf, "number above 0")
+def _argument(convert, check, what):
+    """A type for argparse: what text converts to, where a setting's check takes that."""
+
+    def parse(text):
+        try:
+            return check(what, convert(text))
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is no {what}") from None
+
+    return parse
 
 
-def whole_number(text: str) -> int:
-    """A whole number above 0, for argparse."""
-    return _parsed(int, text, lambda value: value > 0, "whole number above 0")
-
-
-def share(text: str) -> float:
-    """A number between 0 and 1, both excluded, for argparse."""
-    return _parsed(float, text, lambda value: 0 < value < 1, "number between 0 and 1")
-
-
-def seed_number(text: str) -> int:
-    """A seed that every random generator takes, for argparse."""
-    return _parsed(
-        int, text, lambda value: 0 <= value <= MAX_SEED, f"whole number from 0 to {MAX_SEED}"
-    )
-
-
-def _parsed(convert, text, accepts, what):
-    try:
-        value = convert(text)
-    except ValueError:
-        value = math.nan  # which no comparison accepts
-    if not accepts(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is no {what}")
-    return value
+number_above_zero = _argument(float, settings.number(), "number above 0")
+whole_number = _argument(int, settings.whole_number(), "whole number above 0")
+share = _argument(float, settings.number(below=1.0), "number between 0 and 1")
+seed_number = _argument(int, settings.SEED, f"whole number from 0 to {settings.MAX_SEED}")

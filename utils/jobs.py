@@ -24,20 +24,21 @@ DASK = {
 for long without a word is not taken for lost."""
 
 
+THREADS = [
+    f"distributed.nanny.pre-spawn-environ.{name}_THREADS"
+    for name in ("OMP_NUM", "MKL_NUM", "OPENBLAS_NUM", "TF_NUM_INTRAOP")
+]
+"""The threads of libraries in a process; Dask's default is one."""
+
+
 def run_jobs(
-    function: Callable,
-    tasks: list[tuple],
-    jobs: int,
-    scheduler: str | None = None,
+    function: Callable, tasks: list[tuple], jobs: int, scheduler: str | None = None
 ) -> Iterator[tuple[tuple, object]]:
     """Yields (task, function(*task)) for every task, in the order in which they finish.
 
     jobs: so many processes on this machine, each with its share of the processor cores and one of
     the GPUs, which they share where there are fewer. scheduler: the address of a Dask cluster,
-    whose workers take the tasks instead; they see the cores and GPUs that they were started with:
-
-        PYTHONPATH=. dask scheduler
-        PYTHONPATH=. CUDA_VISIBLE_DEVICES=0 dask worker tcp://HOST:8786 --nthreads 1
+    whose workers take the tasks instead, with the cores and GPUs that they were started with.
 
     A task whose process dies is run again, up to twice: it must bear being run twice. One that
     fails for good has its exception in the place of its result.
@@ -45,10 +46,8 @@ def run_jobs(
     Raises ValueError for more jobs than cores, and for a cluster that is not there or whose workers
     run several tasks in one process or cannot import this project.
     """
-    with (
-        dask.config.set(DASK),
-        _cluster(scheduler) if scheduler else _processes(jobs) as client,
-    ):
+    workers = _cluster(scheduler) if scheduler else _processes(jobs)
+    with dask.config.set(DASK), workers as client:
         futures = {client.submit(function, *task, pure=False): task for task in tasks}
         for future in as_completed(list(futures)):
             task = futures.pop(future)  # nothing holds it: it is not computed again elsewhere
@@ -65,17 +64,13 @@ def _cluster(scheduler):
     with client:
         threads = max(client.nthreads().values(), default=1)
         if threads > 1:
-            raise ValueError(
-                f"a Dask worker would run {threads} tasks in one process: start the workers with "
-                "--nthreads 1"
-            )
+            raise ValueError(f"a Dask worker has {threads} threads: start each with --nthreads 1")
         try:
             client.run_on_scheduler(importlib.util.find_spec, __name__)
             client.run(importlib.util.find_spec, __name__)
         except ModuleNotFoundError as error:
             raise ValueError(
-                f"the Dask cluster cannot import {__name__}: start its scheduler and workers in "
-                "this project's folder, with PYTHONPATH=."
+                f"the Dask cluster lacks {__name__}: start it in this folder, with PYTHONPATH=."
             ) from error
         yield client
 
@@ -86,25 +81,17 @@ def _processes(jobs):
     if jobs > len(cores):
         raise ValueError(f"--jobs {jobs} is more than the {len(cores)} processor cores")
     settings = {"memory_limit": None, "dashboard_address": ":0", "silence_logs": logging.ERROR}
-    with _interrupts_blocked():  # for good in the processes: this one ends them
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(dask.config.set(dict.fromkeys(THREADS, len(cores) // jobs)))
+        if hasattr(signal, "pthread_sigmask"):  # not on Windows
+            # Ctrl-C is for this process, which ends the others: they inherit that it is blocked
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            stack.callback(signal.pthread_sigmask, signal.SIG_SETMASK, before)
         cluster = LocalCluster(n_workers=jobs, threads_per_worker=1, **settings)
     with cluster, Client(cluster) as client:
         shares = [part.tolist() for part in np.array_split(cores, jobs)]
         client.register_plugin(_Share(shares, visible_gpus()))
         yield client
-
-
-@contextlib.contextmanager
-def _interrupts_blocked():
-    """Ctrl-C waits until the end, where the system can let it."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Share(WorkerPlugin):
@@ -115,12 +102,9 @@ class _Share(WorkerPlugin):
 
     def setup(self, worker):
         number = int(worker.name)
-        cores = self.shares[number]
         if hasattr(os, "sched_setaffinity"):  # Linux
             for thread in os.listdir("/proc/self/task"):
-                os.sched_setaffinity(int(thread), cores)
-        else:
-            os.environ["TF_NUM_INTRAOP_THREADS"] = os.environ["OMP_NUM_THREADS"] = str(len(cores))
+                os.sched_setaffinity(int(thread), self.shares[number])
         if self.gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = self.gpus[number % len(self.gpus)]
         if 0 < len(self.gpus) < len(self.shares):  # none is to reserve all of a shared GPU's memory

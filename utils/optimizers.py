@@ -4,6 +4,19 @@ import keras
 from keras import ops
 
 
+def one_cycle(
+    learning_rate: float, total_steps: int
+) -> keras.optimizers.schedules.LearningRateSchedule:
+    """Linear warm-up from 1/25 of the rate over the first three tenths, then cosine to 0."""
+    warmup = max(1, round(0.3 * total_steps))
+    return keras.optimizers.schedules.CosineDecay(
+        learning_rate / 25,
+        decay_steps=max(1, total_steps - warmup),
+        warmup_target=learning_rate,
+        warmup_steps=warmup,
+    )
+
+
 class _OneReplica:
     """An optimiser whose gradients are not summed over replicas, since there is one.
 

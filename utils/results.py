@@ -9,23 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from sklearn.metrics import roc_curve
 
 from utils.datasets import LAYOUTS
 from utils.files import read_npz, replacing, write_npz
 from utils.metrics import auroc, evaluate
+from utils.tables import markdown, number, with_sem
 
 PUBLISHED = Path(__file__).with_name("published.csv")
 """Table 1, classes by this project's numbers. The paper numbers Fashion-MNIST's classes in
 alphabetical order, not by label: in that order all ten one-class SVMs are reproduced to 0.1."""
-
-CURVES = (
-    "roc_fpr",
-    "roc_tpr",
-    "pr_normal_precision",
-    "pr_normal_recall",
-    "pr_anomaly_precision",
-    "pr_anomaly_recall",
-)
 
 MADE_WITH = ("folder", "backend", "precision")
 """What keeps runs of the same recipe in rows of their own."""
@@ -58,39 +51,63 @@ class Run:
 
 
 def find_runs(results_dir: str | os.PathLike, dataset: str) -> list[Path]:
-    """The files of a data set's runs, those of exactly the name that `Run.path` gives, sorted."""
-    name = re.compile(rf"{dataset}_[a-z_]+_\d+_\d+\.npz")
-    folder = Path(results_dir, dataset)
-    return sorted(path for path in folder.glob("*.npz") if name.fullmatch(path.name))
+    """The files of a data set's runs, sorted."""
+    return files_named(Path(results_dir, dataset), rf"{dataset}_[a-z_]+_\d+_\d+")
+
+
+def files_named(folder: Path, pattern: str) -> list[Path]:
+    """The .npz files of a folder of exactly a name, sorted: a copy beside its original is none."""
+    return sorted(path for path in folder.glob("*.npz") if re.fullmatch(pattern, path.stem))
 
 
 def write_run(
-    run: Run, normal: np.ndarray, scores: dict[str, np.ndarray], details: dict
+    path: Path, normal: np.ndarray, scores: dict[str, np.ndarray], details: dict
 ) -> dict[str, float]:
     """Write a finished run, whole or not at all; returns the AUROC of every score.
 
-    normal: (n,) bool. scores: (n,) by name; the first is the method's own, with curves. details:
-    how the run was made (settings, seed, versions, device, seconds), kept as JSON.
+    normal: (n,) bool, which images are normal. scores: (n,) by name, the method's own first;
+    float32 in the file, or float64 where float32 would move the AUROC by more than 1e-6. details:
+    how the run was made (settings, seed, versions, device, seconds), kept as JSON with "metrics",
+    the areas of each score.
     """
-    result = evaluate(normal, next(iter(scores.values())))
-    arrays = {k: np.asarray(v, np.float32) if k in CURVES else v for k, v in result.items()}
-    aurocs = {name: auroc(normal, values) for name, values in scores.items()}
-    arrays |= {f"scores_{name}": values for name, values in scores.items()}
-    arrays |= {"normal": np.asarray(normal, bool)}
-    details = details | {"variants": aurocs}
-    arrays["details"] = np.array(json.dumps(details))
-    write_npz(run.path, arrays)
-    return aurocs
+    normal = np.asarray(normal, bool)
+    scores = {name: _compact(normal, values) for name, values in scores.items()}
+    metrics = {name: evaluate(normal, values) for name, values in scores.items()}
+    arrays = {f"scores_{name}": values for name, values in scores.items()}
+    arrays |= {"normal": normal, "details": np.array(json.dumps(details | {"metrics": metrics}))}
+    write_npz(path, arrays)
+    return {name: each["auroc"] for name, each in metrics.items()}
+
+
+def _compact(normal, scores):
+    """Scores as float32, where that leaves their ranking as it is."""
+    with np.errstate(over="ignore"):
+        small = np.asarray(scores, np.float32)
+    if np.isfinite(small).all() and abs(auroc(normal, small) - auroc(normal, scores)) <= 1e-6:
+        return small
+    return scores
+
+
+def read_run(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray], dict]:
+    """What `write_run` wrote: normal, the scores by name, and the details with "metrics".
+
+    Files of earlier versions, which hold curves and no "metrics", are read alike. Raises
+    ResultError where the file is no run's.
+    """
+    try:
+        arrays = read_npz(path)
+        normal, details = arrays["normal"], dict(json.loads(str(arrays["details"])))
+        scores = {k.removeprefix("scores_"): v for k, v in arrays.items() if k.startswith("scores")}
+        if "metrics" not in details:
+            details["metrics"] = {name: evaluate(normal, each) for name, each in scores.items()}
+        return normal, scores, details
+    except (ValueError, KeyError, TypeError) as error:
+        raise ResultError(f"{path} is no result of an experiment ({error}); delete it") from error
 
 
 def read_details(path: Path) -> dict:
-    """How a run was made, and its areas. Raises ResultError where the file is no run's."""
-    try:
-        areas = ("auroc", "aupr_normal", "aupr_anomaly")
-        arrays = read_npz(path, ("details", *areas))
-        return json.loads(str(arrays["details"])) | {k: float(arrays[k]) for k in areas}
-    except (ValueError, KeyError, TypeError) as error:
-        raise ResultError(f"{path} is no result of experiments.py ({error}); delete it") from error
+    """How a run was made, and its metrics. Raises ResultError as `read_run`."""
+    return read_run(path)[2]
 
 
 def check_made_so(path: Path, details: dict, wanted: dict) -> None:
@@ -104,67 +121,50 @@ def check_made_so(path: Path, details: dict, wanted: dict) -> None:
 
 
 def read_runs(results_dirs: Iterable[str | os.PathLike], dataset: str) -> pd.DataFrame:
-    """One row a run and score: class, method, score, recipe, run, auroc, AUPRs, seconds, ...
+    """A row for each score of each run of a data set: its areas, and how the run was made.
 
-    Raises ResultError for files that are no run's.
+    score and first say which score, and whether it is the method's own; seconds are one column for
+    each part. Raises ResultError as `read_run`.
     """
     rows = []
     for folder in results_dirs:
         for path in find_runs(folder, dataset):
             details = read_details(path)
-            made = {"folder": Path(folder).as_posix(), "path": path}
-            made |= {key: details[key] for key in ("backend", "precision", "device")}
+            made = details.get("found", {}) | details
+            made |= {"folder": Path(folder).as_posix(), "path": path}
             made |= {f"{part}_seconds": s for part, s in details["seconds"].items()}
-            for key in ("class_index", "method", "recipe", "reduced", "run"):
-                made[key] = details[key]
-            for position, (score, value) in enumerate(details["variants"].items()):
-                row = made | {"score": score, "first": position == 0, "auroc": value}
-                for area in ("aupr_normal", "aupr_anomaly"):
-                    row[area] = details[area] if position == 0 else np.nan
-                rows.append(row)
+            for position, (score, areas) in enumerate(details["metrics"].items()):
+                rows.append(made | {"score": score, "first": position == 0, **areas})
     return pd.DataFrame(rows)
 
 
 def summarise(runs: pd.DataFrame, dataset: str) -> pd.DataFrame:
     """The table: measured mean and SEM over the runs, published value, difference, in percent.
 
-    A row for each class, method, score, recipe, folder, backend and precision; class_index -1 is
-    the classes' average. Published numbers stand beside the method's own score alone, and never
-    beside a reduced recipe. The average row is given where every class of the data set was
-    measured.
+    A row for each class, method, score, recipe, folder, backend and precision, and after the
+    classes their average, where every class of the data set was measured. Published numbers stand
+    beside the method's own score alone, and never beside a reduced recipe.
     """
-    published = pd.read_csv(PUBLISHED).query("dataset == @dataset")
-    published = published.rename(columns={"auroc": "published", "sem": "published_sem"})
     names = LAYOUTS[dataset].class_names
     keys = ["method", "score", "recipe", *MADE_WITH, "reduced", "first"]
-    table = (
-        runs.assign(auroc=100 * runs["auroc"])
-        .groupby([*keys, "class_index"], sort=False)["auroc"]
-        .agg(measured="mean", sem="sem", runs="count")
-        .reset_index()
-    )
-    table = table.merge(
-        published[["class_index", "method", "published", "published_sem"]],
-        how="left",
-        on=["class_index", "method"],
-    )
+    percent = runs.assign(auroc=100 * runs["auroc"]).groupby([*keys, "class_index"])["auroc"]
+    table = percent.agg(measured="mean", sem="sem", runs="count").reset_index()
+    published = pd.read_csv(PUBLISHED).query("dataset == @dataset")
+    published = published.rename(columns={"auroc": "published", "sem": "published_sem"})
+    published = published[["class_index", "method", "published", "published_sem"]]
+    table = table.merge(published, how="left", on=["class_index", "method"])
     table.loc[table["reduced"] | ~table["first"], ["published", "published_sem"]] = np.nan
-    averages = []
-    for key, group in table.groupby(keys, sort=False):
+    for key, group in table.groupby(keys):
         if len(group) == len(names):
-            averages.append(
-                dict(zip(keys, key, strict=True))
-                | {"class_index": -1, "measured": group["measured"].mean()}
-                | {"runs": group["runs"].min(), "published": group["published"].mean(skipna=False)}
-            )
-    if averages:
-        table = pd.concat([table, pd.DataFrame(averages)], ignore_index=True)
+            row = dict(zip(keys, key, strict=True)) | {"class_index": len(names)}
+            row |= {"measured": group["measured"].mean(), "runs": group["runs"].min()}
+            row |= {"published": group["published"].mean(skipna=False)}
+            table = pd.concat([table, pd.DataFrame([row])])
     table["difference"] = table["measured"] - table["published"]
-    table["class"] = ["average" if c < 0 else names[c] for c in table["class_index"]]
-    order = table["class_index"].where(table["class_index"] >= 0, len(names))
-    table = table.assign(order=order).sort_values([*keys[:-2], "order"], kind="stable")
+    table["class"] = [[*names, "average"][index] for index in table["class_index"]]
+    table = table.sort_values([*keys[:-2], "class_index"], ignore_index=True)
     columns = ["class", "method", "score", "recipe", *MADE_WITH, "measured", "sem", "runs"]
-    return table[[*columns, "published", "published_sem", "difference"]].reset_index(drop=True)
+    return table[[*columns, "published", "published_sem", "difference"]]
 
 
 def to_markdown(table: pd.DataFrame) -> str:
@@ -172,29 +172,20 @@ def to_markdown(table: pd.DataFrame) -> str:
 
     Folder, backend and precision are columns where those of a method differ.
     """
-
-    def number(value, form=".1f"):
-        return "" if pd.isna(value) else format(value, form)
-
-    def with_sem(mean, sem):
-        return number(mean) + (f" ± {number(sem)}" if not pd.isna(sem) else "")
-
     named = ["class", "method", "score", "recipe"]
-    alike = table.groupby(["method", "score", "recipe"])
-    named += [column for column in MADE_WITH if alike[column].nunique().max() > 1]
-    rows = [
-        [
-            *row[named],
-            f"{with_sem(row['measured'], row['sem'])} ({row['runs']})",
-            with_sem(row["published"], row["published_sem"]),
-            number(row["difference"], "+.1f"),
-        ]
-        for _, row in table.iterrows()
+    text = table[[*named, *_differing(table, named[1:])]].copy()
+    text["measured (runs)"] = [
+        f"{with_sem(mean, sem)} ({runs})"
+        for mean, sem, runs in zip(table["measured"], table["sem"], table["runs"], strict=True)
     ]
-    header = [*named, "measured (runs)", "published", "difference"]
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    lines = [header, ["-" * width for width in widths], *rows]
-    return "\n".join("| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines)
+    text["published"] = list(map(with_sem, table["published"], table["published_sem"]))
+    text["difference"] = [number(each, "+.1f") for each in table["difference"]]
+    return markdown(text)
+
+
+def _differing(table, keys):
+    """Those columns of MADE_WITH that differ between rows of the same keys."""
+    return [name for name in MADE_WITH if table.groupby(keys)[name].nunique().max() > 1]
 
 
 def report(results_dir: Path, dataset: str, beside: Sequence[Path] = ()) -> str:
@@ -227,22 +218,21 @@ def plot_roc(runs: pd.DataFrame, dataset: str, path: Path) -> None:
 
     first = runs[runs["first"]].sort_values("run")
     first = first.drop_duplicates(["class_index", "method", "recipe", *MADE_WITH])
-    alike = first.groupby("method")
     differing = ["recipe"] if first["recipe"].nunique() > 1 else []
-    differing += [column for column in MADE_WITH if alike[column].nunique().max() > 1]
-    classes = sorted(first["class_index"].unique())
+    differing += _differing(first, "method")
+    classes = first.groupby("class_index")
     columns = min(5, len(classes))
     rows = -(-len(classes) // columns)
     figure = Figure(figsize=(2.6 * columns, 2.9 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     for panel in panels[len(classes) :]:
         panel.set_axis_off()
-    for panel, class_index in zip(panels, classes, strict=False):
-        for _, run in first[first["class_index"] == class_index].iterrows():
-            arrays = read_npz(run["path"], ("roc_fpr", "roc_tpr"))
+    for panel, (class_index, of_class) in zip(panels, classes, strict=False):
+        for _, run in of_class.iterrows():
+            normal, scores, _ = read_run(run["path"])
+            false, true, _ = roc_curve(normal, scores[run["score"]])
             label = ", ".join([run["method"], *run[differing]])
-            label = f"{label}: {100 * run['auroc']:.1f}"
-            panel.plot(arrays["roc_fpr"], arrays["roc_tpr"], linewidth=1.2, label=label)
+            panel.plot(false, true, linewidth=1.2, label=f"{label}: {100 * run['auroc']:.1f}")
         panel.plot([0, 1], [0, 1], color="0.7", linewidth=0.8, linestyle=":")
         panel.set_title(LAYOUTS[dataset].class_names[class_index], fontsize=10)
         legend = panel.legend(fontsize=6, loc="lower right", frameon=False)

@@ -5,7 +5,7 @@ import math
 import numbers
 from collections.abc import Callable
 
-import numpy as np
+MAX_SEED = 2**31 - 1
 
 Check = Callable[[str, object], object]
 """From a setting's name and value to the value as plain Python; ValueError where it is refused."""
@@ -80,8 +80,8 @@ def several(check: Check) -> Check:
 
 
 def _shown(value):
-    return repr(value.item() if isinstance(value, np.generic) else value)
+    return repr(value.tolist() if hasattr(value, "tolist") else value)  # NumPy's as plain Python
 
 
-SEED = optional(whole_number(0, 2**31 - 1))
+SEED = optional(whole_number(0, MAX_SEED))
 """A seed that NumPy and Keras take, or None for a random one."""

@@ -1,0 +1,153 @@
+import re
+import runpy
+import shutil
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+
+import baselines
+import docs.results
+import experiments
+import models.transformation_detector
+import multiclass_experiment
+from models.recipes import RECIPES
+from tests.conftest import create_small_network
+from utils.datasets import LAYOUTS, Layout
+from utils.results import read_details, read_runs, summarise, to_markdown
+
+ROOT = Path(__file__).resolve().parents[1]
+TEXTS = ("README.md", "RESULTS.md")
+EXTENDING = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def in_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_what_is_said_of_measurements_is_what_the_run_files_give(name, in_root):
+    text = Path(name).read_text(encoding="utf-8")
+    assert docs.results.fill(text) == text, "python -m docs.results writes it anew"
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_what_stands_between_markers_is_written_anew(name, in_root):
+    text = Path(name).read_text(encoding="utf-8")
+    marked = re.compile(r"(<!-- \w[^>]* -->).*?(<!-- / -->)", re.DOTALL)
+    assert marked.search(text)
+    assert text.count("<!--") == 2 * len(marked.findall(text))
+    assert docs.results.fill(marked.sub(r"\1 another \2", text)) == text
+
+
+def test_every_table_of_results_comes_from_run_files():
+    text = (ROOT / "RESULTS.md").read_text(encoding="utf-8")
+    by_hand = re.sub(r"<!-- \w[^>]* -->.*?<!-- / -->", "", text, flags=re.DOTALL)
+    assert "\n|" in text and "\n|" not in by_hand
+
+
+def test_table_1_has_what_was_measured_and_what_was_published():
+    text = (ROOT / "RESULTS.md").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    header, _, airplane, automobile, *rest = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in lines
+    ]
+    with np.load(ROOT / "results" / "cifar10" / "cifar10_transformations_1_0.npz") as run:
+        measured = 100 * roc_auc_score(run["normal"], run["scores_dirichlet"])
+    papers_order = "raw_ocsvm cae_ocsvm deep_svdd dagmm dsebm adgan transformations"
+    assert header[2:9] == papers_order.split()
+    assert automobile[1] == "automobile" and airplane[:2] == ["cifar10", "airplane"]
+    assert automobile[8] == f"{measured:.1f} <sub>95.7</sub>"
+    assert automobile[5] == "<sub>57.1</sub>"  # DAGMM, 10 epochs: a column of its own
+    assert automobile[header.index("dagmm *10 epochs*")] == "59.8"
+    fashion = next(row for row in rest if row[1] == "**mean**" and "95.9" in row[8])
+    assert fashion[8] == "95.6 <sub>95.9</sub> (3 of 10)"
+
+
+def test_tables_in_results_are_what_their_run_files_give(tmp_path, in_root):
+    tables = [path for path in Path("results").rglob("table.md") if path.parent.name in LAYOUTS]
+    assert len(tables) > 8
+    for path in tables:
+        dataset = path.parent.name
+        runs = read_runs([path.parents[1]], dataset)
+        assert to_markdown(summarise(runs, dataset)) in path.read_text(encoding="utf-8")
+    shutil.copytree("results/multiclass", tmp_path / "multiclass")
+    multiclass_experiment.report(tmp_path / "multiclass")
+    table = (tmp_path / "multiclass" / "table.md").read_text(encoding="utf-8")
+    assert table == Path("results", "multiclass", "table.md").read_text(encoding="utf-8")
+
+
+def test_pictures_are_drawn(tmp_path, in_root):
+    for draw in (docs.results.draw_table1, docs.results.draw_trade_off):
+        draw(tmp_path / "picture.png")
+        with Image.open(tmp_path / "picture.png") as image:
+            assert min(image.size) > 300
+
+
+def blocks():
+    """The examples of docs/extending.md: a method, its row, a data set's file, its row."""
+    return re.findall(r"```python\n(.*?)```", EXTENDING, re.DOTALL)
+
+
+def command(name):
+    """Its command that has this word, as arguments."""
+    return re.search(rf"    python experiments\.py (.*{name}.*)", EXTENDING)[1].split()
+
+
+def test_the_method_of_the_page_on_extending_runs(tmp_path, monkeypatch, capsys):
+    (tmp_path / "nearest.py").write_text(blocks()[0])
+    spec = spec_from_file_location("baselines.nearest", tmp_path / "nearest.py")
+    module = module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "baselines.nearest", module)
+    spec.loader.exec_module(module)
+    methods = dict(baselines.METHODS)
+    monkeypatch.setattr(experiments, "METHODS", methods)
+    exec(blocks()[1], vars(baselines) | {"METHODS": methods})
+    arguments = [each.removesuffix(",transformations") for each in command("nearest")]
+    assert experiments.main([*arguments, "--results-dir", str(tmp_path)]) == 0
+    details = read_details(tmp_path / "digits" / "digits_nearest_0_0.npz")
+    assert details["settings"]["n_neighbors"] == 5
+    assert details["metrics"]["distance"]["auroc"] > 0.99
+    assert "nearest" in capsys.readouterr().out
+
+
+def write_pictures(folder, n, dark=False):
+    rng = np.random.default_rng(n)
+    folder.mkdir(parents=True)
+    for i in range(n):
+        pixels = rng.integers(0, 60 if dark else 256, (40, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+
+
+def test_the_data_set_of_the_page_on_extending_runs(tmp_path, monkeypatch, capsys):
+    for part, n in (("train", 30), ("test", 20)):
+        write_pictures(tmp_path / "leaves" / part / "healthy", n)
+        write_pictures(tmp_path / "leaves" / part / "spotted", n + 1, dark=True)
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path)
+    exec(blocks()[2], {})
+    for name, layout in eval(f"{{{blocks()[3]}}}", {"Layout": Layout}).items():
+        monkeypatch.setitem(LAYOUTS, name, layout)
+    monkeypatch.setattr(experiments, "DATASETS", tuple(LAYOUTS))
+    assert experiments.main(command("leaves")) == 0
+    assert "spotted" in capsys.readouterr().out
+    assert read_details(Path("runs", "leaves", "leaves_raw_ocsvm_1_0.npz"))["n_train"] == 31
+
+
+def test_the_example_of_a_folder_of_pictures_runs(tmp_path, monkeypatch, capsys):
+    write_pictures(tmp_path / "good", 100)
+    write_pictures(tmp_path / "mixed", 5, dark=True)
+    module = models.transformation_detector
+    monkeypatch.setattr(module, "create_wide_residual_network", create_small_network)
+    monkeypatch.setitem(RECIPES, "fast", {"transformations": "simple", "epochs": 1})
+    monkeypatch.setattr(sys, "argv", ["", str(tmp_path / "good"), str(tmp_path / "mixed")])
+    runpy.run_module("examples.folder_of_images", run_name="__main__")
+    lines = [line for line in capsys.readouterr().out.splitlines() if "look odder" in line]
+    assert len(lines) == 5 and all("mixed" in line for line in lines)
+    shares = [int(re.search(r": (\d+)%", line)[1]) for line in lines]
+    assert shares == sorted(shares)
