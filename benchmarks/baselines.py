@@ -12,6 +12,11 @@ On a machine that does other work too, the processor's time on one core says mor
     taskset -c 0 python -m benchmarks.baselines --processor-time
 """
 
+if __name__ == "__main__":
+    from utils import startup
+
+    startup.start()  # which turns on oneDNN where TensorFlow leaves it off
+
 import argparse
 import math
 import time
