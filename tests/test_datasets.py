@@ -60,9 +60,11 @@ def write_idx(folder, arrays):
 def test_reads_the_original_idx_files(tmp_path):
     arrays = small_arrays("fashion_mnist")
     write_idx(tmp_path / "fashion_mnist", arrays)
-    data = load_dataset("fashion_mnist", tmp_path, pad=False)
+    data = load_dataset("fashion_mnist", tmp_path)
     for key, expected in arrays.items():
-        np.testing.assert_array_equal(getattr(data, key), expected)
+        found = getattr(data, key)
+        found = found[:, 2:-2, 2:-2] if key.startswith("x") else found
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_digits_need_nothing(digits):

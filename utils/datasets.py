@@ -95,14 +95,14 @@ class Dataset:
     class_names: list[str]
 
 
-def load_dataset(name: str, data_dir: str | os.PathLike = "data", *, pad: bool = True) -> Dataset:
+def load_dataset(name: str, data_dir: str | os.PathLike = "data") -> Dataset:
     """A data set by name: one of DATASETS.
 
     Read from `<data_dir>/<name>.npz` (arrays x_train, y_train, x_test, y_test), or, for the MNIST
     family, from the original four .gz files in `<data_dir>/<name>/`. Where neither is there, it is
     downloaded with keras.datasets and kept as that .npz; cats_vs_dogs cannot be. digits comes with
-    scikit-learn. CIFAR-100 has its 20 superclasses. pad: bring the MNIST family's 28x28 to 32x32
-    with zeros, as section 5.2 does.
+    scikit-learn. CIFAR-100 has its 20 superclasses; the MNIST family's 28x28 become 32x32 with
+    zeros, as in section 5.2.
 
     Raises DatasetError for an unknown name, for data that cannot be had, and for files that are
     truncated or hold something else.
@@ -119,7 +119,7 @@ def load_dataset(name: str, data_dir: str | os.PathLike = "data", *, pad: bool =
     else:
         arrays, source = _download(name, npz), npz
     arrays = _checked(arrays, layout, source)
-    if pad and layout.padding:
+    if layout.padding:
         edge = (layout.padding, layout.padding)
         for key in ("x_train", "x_test"):
             arrays[key] = np.pad(arrays[key], [(0, 0), edge, edge, (0, 0)])
