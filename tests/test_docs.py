@@ -105,9 +105,8 @@ def test_the_method_of_the_page_on_extending_runs(tmp_path, monkeypatch, capsys)
     module = module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "baselines.nearest", module)
     spec.loader.exec_module(module)
-    methods = dict(baselines.METHODS)
-    monkeypatch.setattr(experiments, "METHODS", methods)
-    exec(blocks()[1], vars(baselines) | {"METHODS": methods})
+    monkeypatch.setitem(baselines.METHODS, "nearest", None)  # to be taken out again
+    exec(blocks()[1], dict(vars(baselines)))
     arguments = [each.removesuffix(",transformations") for each in command("nearest")]
     assert experiments.main([*arguments, "--results-dir", str(tmp_path)]) == 0
     details = read_details(tmp_path / "digits" / "digits_nearest_0_0.npz")
@@ -133,7 +132,6 @@ def test_the_data_set_of_the_page_on_extending_runs(tmp_path, monkeypatch, capsy
     exec(blocks()[2], {})
     for name, layout in eval(f"{{{blocks()[3]}}}", {"Layout": Layout}).items():
         monkeypatch.setitem(LAYOUTS, name, layout)
-    monkeypatch.setattr(experiments, "DATASETS", tuple(LAYOUTS))
     assert experiments.main(command("leaves")) == 0
     assert "spotted" in capsys.readouterr().out
     assert read_details(Path("runs", "leaves", "leaves_raw_ocsvm_1_0.npz"))["n_train"] == 31
