@@ -32,7 +32,7 @@ class Method:
     runs: how many of each class. recipes: settings by name. hindsight: the detector chooses
     settings by the test labels, as the paper lets the one-class SVMs do, through
     `score_in_hindsight(x, normal)`. backends: Keras's, on which it trains. datasets: those that the
-    paper has it on. hours: about what a class of CIFAR-10 takes, to compare methods; large: how
+    paper has it on. hours: about what a class of CIFAR-10 takes on a core with AVX2; large: how
     many times as long a pixel takes in images over 32x32. tells_work: the detector has
     `training_samples` and `scoring_passes`. renamed: old names of settings, and the new ones.
     """
