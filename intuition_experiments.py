@@ -154,6 +154,7 @@ def run_pairs(data: Dataset, path: Path, options: argparse.Namespace) -> None:
         if (runs[KEY] == pd.Series(key)).all(axis=1).any():
             continue
         row = run_pair(data, normal, anomaly, transformations, options.epochs, seed)
+        keras.utils.clear_session(free_memory=True)
         runs = pd.DataFrame([*runs.to_dict("records"), key | row])
         with replacing(path) as partial:
             runs.to_csv(partial, index=False)
