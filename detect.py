@@ -1,16 +1,20 @@
 """Find the odd ones out among one's own images.
 
-Three commands, from a folder of good images to a list and a picture of the odd ones:
+From a folder of good images to a list and a picture of the odd ones:
 
     python detect.py fit GOOD_IMAGES/ --output model.keras
     python detect.py score IMAGES/ --model model.keras --output scores.csv --report report.html
     python detect.py evaluate --normal GOOD/ --anomalous ODD/ --model model.keras
 
+and all of it in three minutes, on images that need no download:
+
+    python detect.py demo NEW_FOLDER
+
 `fit` needs normal images only, a few hundred at least: a network learns to tell how each of them
 was flipped, shifted and turned. On an image unlike them it makes mistakes, and `score` turns these
-into a score (higher = more normal). A fifth of the good images is held out from training to choose
-the threshold under which an image is called an anomaly. `evaluate` measures, where the answer is
-known, how well that works.
+into a p-value: the smaller, the more anomalous. A fifth of the good images is held out from
+training to tell how small a p-value is. `evaluate` measures, where the answer is known, how well
+that works.
 
 Exit status: 0 done, 1 an image was flagged (with score --exit-code only), 2 an error, 130 stopped.
 """
@@ -21,40 +25,54 @@ if __name__ == "__main__":
     startup.start()  # first: what follows takes seconds to load
 
 import argparse
-import csv
-import functools
+import inspect
+import json
 import math
+import os
 import sys
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import beta
 
+from models.image_scorer import DEFAULT_RATE, ImageScorer, told_apart
+from models.pace import Pace
 from models.recipes import RECIPES
 from models.transformation_detector import SCORES, TransformationDetector
 from utils.claims import claim
 from utils.commands import number_above_zero, run_command, seed_number, share, whole_number
-from utils.detector import to_unit_range
-from utils.files import check_writable, replacing
-from utils.images import (
-    FULL_WHITE,
-    MAX_PIXELS,
-    Folder,
-    is_grey,
-    printable,
-    read_folder,
-    read_image,
-    spreadsheet_safe,
-    to_grey,
-)
+from utils.demo import write_digits
+from utils.files import check_writable
+from utils.folders import Folder, read_folder
+from utils.images import MAX_PIXELS, REGIONS, ImageError, is_grey, printable, to_grey
 from utils.metrics import evaluate as evaluate_scores
-from utils.report import Report, write_report
-from utils.threshold import false_alarm_interval, min_held_out, p_values
+from utils.report import SHOWN_ANOMALOUS, write_report
+from utils.threshold import anomaly_scores, min_held_out
+from utils.verdicts import (
+    as_text,
+    records,
+    share_interval,
+    text_histogram,
+    threshold_statement,
+    write_csv,
+)
+from utils.watch import arrivals
 
-DEFAULT_RATE = 0.05
+SKIP_LARGER = "larger images are skipped, as made to exhaust memory (default: 89 million)"
+
+METRICS = {
+    "auroc": "AUROC",
+    "aupr_normal": "AUPR, normal is positive",
+    "aupr_anomaly": "AUPR, anomaly is positive",
+}
 
 LISTED = 10
 """Skipped files, and most anomalous images, that the terminal lists."""
+
+ALIKE = 0.5
+"""Grey levels by which images should differ, as the mean of the pixels' standard deviations."""
+
+JUDGED = 200
+"""Held-out squares on which rotations are told apart, at the end of a fit."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -64,211 +82,239 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def fit(options: argparse.Namespace) -> int:
-    """Train on a folder, choose the threshold on held-out images of it, write the model."""
+    """Learn what the images of a folder have in common, and write a model.
+
+    Give normal images only, several hundred or more, of any size and format: folders, with their
+    sub-folders, or files. The false alarm rate is the share of normal images that may be flagged.
+    A fit that was stopped goes on, from up to three minutes before, when the same command is given.
+
+    --region says what is used of images that are no squares: the square at the centre, the whole
+    image squeezed to a square, or tiles: overlapping squares, of which the most anomalous counts.
+
+    python detect.py fit photos/good --output model.keras
+    """
     check_writable(options.output, ".keras")
-    needed = min_held_out(options.false_alarm_rate)
-    folder = read(options.images, options.size, options)
-    x = without_duplicates(folder.images)
-    if is_grey(x):
-        x = to_grey(x)
-    order = np.random.default_rng(options.seed).permutation(len(x))
-    n_held_out = round(options.held_out * len(x))
-    if n_held_out < needed or n_held_out >= len(x):
-        raise ValueError(
-            f"{len(x)} different images, of which {n_held_out} are held out: a false alarm rate of "
-            f"{options.false_alarm_rate:g} needs {needed} of them. Give at least "
-            f"{math.ceil(needed / options.held_out)} images, or a larger --held-out or "
-            "--false-alarm-rate"
-        )
-    held_out, training = x[np.sort(order[:n_held_out])], x[np.sort(order[n_held_out:])]
-    kind = "grey" if x.shape[-1] == 1 else "colour"
+    min_held_out(options.false_alarm_rate)
+    verbose = int(not options.quiet)
+    how = {"max_pixels": options.max_pixels, "region": options.region, "verbose": verbose}
+    folder = read_folder(options.images, options.size, **how)
+    if folder.images[:1000].std(axis=0).mean() < ALIKE:
+        folder.remarks.append("warning: the images are nearly all alike: scores mean nothing")
+    answer(options, folder.remarks)
+    held_out, training = divided(folder, options)
+    kind, prepare = ("grey", to_grey) if is_grey(folder.images) else ("colour", np.asarray)
     print(
-        f"training on {len(training)} {kind} images of {options.size}x{options.size} pixels, "
-        f"{n_held_out} held out; recipe {options.recipe}",
+        f"training on {len(training.paths)} {kind} images of {options.size}x{options.size} pixels, "
+        f"{len(held_out.paths)} held out; recipe {options.recipe}",
         flush=True,
     )
     given = {"epochs": options.epochs, "score_name": options.score}
     settings = RECIPES[options.recipe] | {k: v for k, v in given.items() if v is not None}
-    detector = TransformationDetector(**settings, seed=options.seed, verbose=int(not options.quiet))
+    if options.minutes or (options.epochs is None and settings.get("schedule") == "one_cycle"):
+        settings["schedule"] = "paced"
+    detector = TransformationDetector(**settings, seed=options.seed, verbose=verbose)
+    x, x_held_out = prepare(training.images), prepare(held_out.images)
+    pace = Pace(detector, len(x), x_held_out, minutes=options.minutes)
     checkpoint = options.output.with_name(f".{options.output.stem}.checkpoint.keras")
     if checkpoint.exists():
         print(f"going on from {printable(checkpoint)}")
     with claim(options.output):
-        detector.fit(training, checkpoint=checkpoint)
-        detector.calibrate(held_out, options.false_alarm_rate)
-        detector.details_ |= {"recipe": options.recipe, "white": folder.white}
+        detector.fit(x, checkpoint=checkpoint, callbacks=[pace])
+        scores = detector.score_samples(x_held_out)
+        detector.calibration_scores_ = np.sort(scores[held_out.lowest(scores)])
+        detector.set_false_alarm_rate(options.false_alarm_rate)
+        made = {"recipe": options.recipe, "white": folder.white, "region": options.region}
+        detector.details_ |= made | pace.length()
         detector.save(options.output)
         checkpoint.unlink(missing_ok=True)
-    print(f"{threshold_statement(detector)}\nwrote {printable(options.output)}")
+    answer(options, [*findings(detector, x_held_out), f"wrote {printable(options.output)}"])
     report_skipped(folder)
     return 0
 
 
+def divided(folder: Folder, options: argparse.Namespace) -> tuple[Folder, Folder]:
+    """The images of a folder that are held out and those to train on, each image once.
+
+    A copy of a training image must not be held out. ValueError where too few are held out.
+    """
+    squares = np.split(folder.images, folder.first[1:])
+    first_copies = {image.tobytes(): i for i, image in reversed(list(enumerate(squares)))}
+    different = sorted(first_copies.values())
+    if len(different) < len(squares):
+        print(f"{len(squares) - len(different)} images are copies of others and are left out")
+    n, needed = len(different), min_held_out(options.false_alarm_rate)
+    n_held_out = round(options.held_out * n)
+    if n_held_out < needed or n_held_out >= n:
+        raise ValueError(
+            f"{n} different images, of which {n_held_out} are held out: a false alarm rate of "
+            f"{options.false_alarm_rate:g} needs {needed} of them. Give at least "
+            f"{math.ceil(needed / options.held_out)} images, or a larger --held-out or "
+            "--false-alarm-rate"
+        )
+    order = np.random.default_rng(options.seed).permutation(different)
+    return folder.part(np.sort(order[:n_held_out])), folder.part(np.sort(order[n_held_out:]))
+
+
+def findings(detector: TransformationDetector, held_out: np.ndarray) -> list[str]:
+    """What fit says at its end of the held-out images (n, h, w, c)."""
+    scores = detector.calibration_scores_
+    recognised, chance = told_apart(detector, held_out[:JUDGED])
+    lines = [
+        f"\nhow {len(scores)} held-out normal images scored, in standard deviations below their "
+        f"median:\n{text_histogram(anomaly_scores(scores, scores))}",
+        f"\nhow they were turned is recognised in {recognised:.0%} ({chance:.0%} by chance)",
+        threshold_statement(len(scores), detector.false_alarm_rate_),
+    ]
+    if recognised < 1.5 * chance:
+        lines.append(
+            "warning: turns are recognised hardly better than by chance. The method has no grip on "
+            "images that look the same however they are turned, or training was too short"
+        )
+    return lines
+
+
 def score(options: argparse.Namespace) -> int:
-    """Score a folder; write the CSV file and the report that are asked for."""
-    for path, suffix in ((options.output, ".csv"), (options.report, ".html")):
+    """Score images and flag the anomalies: files, folders, a list of them, or all that arrive.
+
+    The CSV file has a row an image, the most anomalous first: its path; its p-value, which for a
+    normal image is at most q with a probability of at most q; its anomaly score, in standard
+    deviations of held-out normal images below their median; whether it is flagged, its p-value
+    being at most the false alarm rate; and its raw score, higher = more normal. The report is one
+    HTML file that shows the images and what the network confused; it needs no network to open.
+
+    --watch prints a line of JSON for each image in a folder as it arrives, until stopped.
+
+    python detect.py score photo.png photos/new --model model.keras --report report.html
+    """
+    given = [options.images or None, options.files, options.watch]
+    if sum(each is not None for each in given) != 1:
+        raise ValueError("give images or folders, or --files LIST, or --watch FOLDER: one of these")
+    outputs = {".csv": options.output, ".html": options.report, ".png": options.maps}
+    if options.watch and (any(outputs.values()) or options.exit_code):
+        raise ValueError("--watch goes without --output, --report, --maps and --exit-code")
+    if options.maps:
+        options.maps.mkdir(exist_ok=True)
+        outputs[".png"] = options.maps / "map.png"
+    for suffix, path in outputs.items():
         if path:
             check_writable(path, suffix)
-    detector, white = load(options)
-    folder = read(options.images, detector.image_shape_[0], options, white)
-    x = prepare(folder.images, detector)
-    scores = detector.score_samples(x)
-    p = p_values(detector.calibration_scores_, scores)
-    flagged = scores < detector.offset_
-    order = np.argsort(scores, kind="stable")
+    scorer = load(options)
+    if options.watch:
+        return watch(options.watch, scorer)
+    sources = listed(options.files) if options.files else options.images
+    folder = scorer.read(sources, strict=not options.files)
+    scored = scorer.score(folder)
+    table = scored.table
     if options.output:
-        with (
-            replacing(options.output) as partial,
-            open(partial, "w", encoding="utf-8", newline="") as file,
-        ):
-            writer = csv.writer(file, quoting=csv.QUOTE_NONNUMERIC)
-            writer.writerow(["path", "score", "p_value", "is_anomaly"])
-            for i in order:
-                path = spreadsheet_safe(folder.paths[i])
-                writer.writerow([path, float(scores[i]), float(p[i]), bool(flagged[i])])
+        write_csv(options.output, table)
+    n, flagged = len(table), table["is_anomaly"].sum()
+    maps = {}
+    if options.maps or (options.report and scorer.has_maps):
+        maps = scored.maps(max(SHOWN_ANOMALOUS, flagged if options.maps else 0))
+    if options.maps:
+        scored.write_maps(options.maps, maps)
     if options.report:
-        write_report(
-            options.report,
-            Report(
-                folder=options.images,
-                paths=folder.paths,
-                images=folder.images,
-                scores=scores,
-                p_values=p,
-                skipped=folder.skipped,
-                threshold=detector.offset_,
-                held_out_scores=detector.calibration_scores_,
-                threshold_statement=threshold_statement(detector),
-                transformations=detector.transformer_.transformations,
-                read=functools.partial(read_image, white=white, max_pixels=options.max_pixels),
-                responses=lambda chosen: detector.responses(x[chosen]),
-                model=describe(detector, options.model),
-            ),
-        )
-    print("\nthe most anomalous:   score   p-value")
-    for i in order[:LISTED]:
-        mark = "anomaly" if flagged[i] else "normal"
-        print(f"{scores[i]:18.6g} {p[i]:9.4f}  {mark:8} {printable(folder.paths[i])}")
-    expected = false_alarm_interval(len(detector.calibration_scores_), detector.false_alarm_rate_)
-    print(
-        f"\n{flagged.sum()} of {len(x)} images are flagged; if all were normal, about "
-        f"{expected[0] * len(x):.0f} would be\n{threshold_statement(detector)}"
-    )
-    for path in filter(None, (options.output, options.report)):
-        print(f"wrote {printable(path)}")
+        write_report(options.report, scored.report(maps))
+    lines = [
+        *folder.remarks,
+        f"\nthe most anomalous:\n{as_text(table[:LISTED])}\n",
+        f"{flagged} of {n} images are flagged; {scorer.expected * n:.1f} would be, were all normal",
+        scorer.statement(),
+    ]
+    written = filter(None, (options.output, options.maps, options.report))
+    lines += [f"wrote {printable(path)}" for path in written]
+    answer(options, lines, scored.values())
     report_skipped(folder)
-    return int(options.exit_code and flagged.any())
+    return int(options.exit_code and flagged > 0)
+
+
+def watch(folder: Path, scorer: ImageScorer) -> int:
+    """Prints a line of JSON for each image that arrives in a folder; never ends by itself."""
+    scorer.verbose = scorer.detector.verbose = 0
+    for path in arrivals(folder):
+        try:
+            (row,) = records(scorer.score(scorer.read([path], strict=False)).table)
+        except ImageError as error:
+            row = {"path": os.fspath(path), "error": str(error)}
+        print(json.dumps(row), flush=True)
+    return 0
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    """Measure a model on a folder of normal images and a folder of anomalies."""
-    detector, white = load(options)
-    side = detector.image_shape_[0]
-    folders = [read(path, side, options, white) for path in (options.normal, options.anomalous)]
-    parts = [detector.score_samples(prepare(folder.images, detector)) for folder in folders]
+    """Measure a model on normal images and on anomalies that it has not seen.
+
+    AUROC: the chance that a random normal image scores higher than a random anomaly. AUPR: the
+    area under the precision-recall curve. Then, of both kinds, the share flagged.
+
+    python detect.py evaluate --normal photos/good-test --anomalous photos/odd --model model.keras
+    """
+    scorer = load(options)
+    folders = [scorer.read(sources) for sources in (options.normal, options.anomalous)]
+    parts = [scorer.score(folder).scores for folder in folders]
     normal = np.repeat([True, False], [len(part) for part in parts])
     metrics = evaluate_scores(normal, np.concatenate(parts))
-    print(f"\n{len(parts[0])} normal images, {len(parts[1])} anomalies")
-    print(f"AUROC                       {100 * metrics['auroc']:6.2f} %")
-    print(f"AUPR, normal is positive    {100 * metrics['aupr_normal']:6.2f} %")
-    print(f"AUPR, anomaly is positive   {100 * metrics['aupr_anomaly']:6.2f} %")
-    for label, part in zip(("normal images flagged", "anomalies flagged"), parts, strict=True):
-        percent, low, high = share_interval(int((part < detector.offset_).sum()), len(part))
-        print(f"{label:27} {percent:6.2f} %  (95 % interval: {low:.1f} to {high:.1f} %)")
-    print(threshold_statement(detector))
+    remarks = [remark for folder in folders for remark in folder.remarks]
+    lines = [*remarks, f"\n{len(parts[0])} normal images, {len(parts[1])} anomalies"]
+    values = {"normal": len(parts[0]), "anomalous": len(parts[1]), "remarks": remarks}
+    for name, label in METRICS.items():
+        values[name] = metrics[name]
+        lines.append(f"{label:27} {100 * metrics[name]:6.2f} %")
+    for label, part in zip(("normal images", "anomalies"), parts, strict=True):
+        flagged = int((part < scorer.detector.offset_).sum())
+        percent, low, high = share_interval(flagged, len(part))
+        values[f"{label} flagged"] = {"percent": percent, "interval": [low, high]}
+        interval = f"(95 % interval: {low:.1f} to {high:.1f} %)"
+        lines.append(f"{f'{label} flagged':27} {percent:6.2f} %  {interval}")
+    answer(options, [*lines, scorer.statement()], values)
     for folder in folders:
         report_skipped(folder)
     return 0
 
 
-def read(path: Path, side: int, options: argparse.Namespace, white: int | None = None) -> Folder:
-    """A folder's images, with a progress bar unless --quiet; says how grey levels were chosen."""
-    folder = read_folder(
-        path, side, white=white, max_pixels=options.max_pixels, verbose=int(not options.quiet)
-    )
-    if folder.white:
-        text = f"{printable(path)}: in images of more than 8 bits, {folder.white} is white"
-        print(text + f"; {folder.clipped} of them have pixels above it" * bool(folder.clipped))
-    return folder
+def demo(options: argparse.Namespace) -> int:
+    """Show fit, score and evaluate on handwritten digits: fours are normal, others are not.
 
-
-def load(options: argparse.Namespace) -> tuple[TransformationDetector, int]:
-    """The model, and what is white in images of more than 8 bits.
-
-    ValueError where it cannot score folders of images or has no threshold.
+    Writes a new folder with the images, the model, the table and the report.
     """
-    detector = TransformationDetector.load(options.model)
-    detector.verbose = int(not options.quiet)
-    height, width, channels = detector.image_shape_
-    if height != width or channels not in (1, 3):
-        raise ValueError(
-            f"{printable(options.model)} was trained on images of shape {detector.image_shape_}; "
-            "this command scores square ones with 1 or 3 channels: use the model from Python"
-        )
-    if options.false_alarm_rate is None:
-        options.false_alarm_rate = getattr(detector, "false_alarm_rate_", DEFAULT_RATE)
-    white = detector.details_.get("white") or FULL_WHITE  # trained on 8 bits, or by an old version
-    if not (isinstance(white, int) and white > 0):
-        raise ValueError(f"{printable(options.model)} says that white is {white!r}")
-    return detector.set_false_alarm_rate(options.false_alarm_rate), white
+    folder = options.folder
+    write_digits(folder)
+    model, report = folder / "model.keras", folder / "report.html"
+    good, mixed, normal, odd = (folder / name for name in ("good", "mixed", "normal", "odd"))
+    for arguments in (
+        ["fit", good, "--output", model, "--recipe", "small"],
+        ["score", mixed, "--model", model, "--output", folder / "scores.csv", "--report", report],
+        ["evaluate", "--normal", normal, "--anomalous", odd, "--model", model],
+    ):
+        print("\n$ python detect.py", *arguments, flush=True)
+        made = parse_arguments([os.fspath(each) for each in arguments] + ["--quiet"])
+        made.command(made)
+    print(f"\nopen in a browser: {printable(report.resolve())}")
+    return 0
 
 
-def prepare(images: np.ndarray, detector: TransformationDetector) -> np.ndarray:
-    """Bytes (n, h, w, 3) as the images that the detector was trained on."""
-    x = to_grey(images) if detector.image_shape_[-1] == 1 else images
-    return x if detector.image_dtype_ == "uint8" else to_unit_range(x)
-
-
-def without_duplicates(images: np.ndarray) -> np.ndarray:
-    """The images (n, h, w, c), each once: a copy of a training image must not be held out."""
-    first = {image.tobytes(): i for i, image in reversed(list(enumerate(images)))}
-    if len(first) < len(images):
-        print(f"{len(images) - len(first)} images are copies of others and are left out")
-    return images[sorted(first.values())]
-
-
-def threshold_statement(detector: TransformationDetector) -> str:
-    """What the threshold is and how far the rate of normal images flagged is known."""
-    n = len(detector.calibration_scores_)
-    expected, low, high = false_alarm_interval(n, detector.false_alarm_rate_)
-    return (
-        f"Threshold {detector.offset_:.6g}: {100 * expected:.1f} % of normal images are expected "
-        f"under it (95 % interval: {100 * low:.1f} to {100 * high:.1f} %, by {n} held-out images)"
+def load(options: argparse.Namespace) -> ImageScorer:
+    """The model of a command."""
+    return ImageScorer(
+        options.model,
+        false_alarm_rate=options.false_alarm_rate,
+        max_pixels=options.max_pixels,
+        verbose=int(not options.quiet),
     )
 
 
-def share_interval(count: int, n: int) -> tuple[float, float, float]:
-    """count of n in percent, with the Clopper-Pearson 95 % confidence interval."""
-    low = beta.ppf(0.025, count, n - count + 1) if count else 0.0
-    high = beta.ppf(0.975, count + 1, n - count) if count < n else 1.0
-    return 100 * count / n, 100 * float(low), 100 * float(high)
+def listed(file: Path) -> list[str]:
+    """The paths that a file lists, one a line; - is standard input."""
+    content = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    lines = content.removeprefix(b"\xef\xbb\xbf").splitlines()
+    return [os.fsdecode(line) for line in lines if line.strip()]
 
 
-def describe(detector: TransformationDetector, path: Path) -> dict[str, str]:
-    """How the model was made, as labels and texts for the report."""
-    details, seconds = detector.details_, detector.seconds_
-    height, width, channels = detector.image_shape_
-    defaults = TransformationDetector(verbose=detector.verbose).get_settings()
-    settings = detector.get_settings()
-    changed = {name: value for name, value in settings.items() if value != defaults[name]}
-    rows = {
-        "model file": printable(path),
-        "recipe": details.get("recipe", "none by name"),
-        "images": f"{height}x{width} pixels, {'grey' if channels == 1 else 'colour'}",
-        "trained on": f"{details.get('images')} images, {details.get('epochs')} epochs over their "
-        f"{detector.transformer_.n_transforms} transformations",
-        "threshold chosen on": f"{len(detector.calibration_scores_)} images held out from training",
-        "network": f"{detector.network_.name}, {detector.network_.count_params():,} weights, "
-        f"{detector.precision_}",
-        "score": detector.settings_.score_name,
-        "settings that differ from the paper's": ", ".join(f"{k}={v}" for k, v in changed.items()),
-        "seconds": ", ".join(
-            f"{part} {seconds[part]:.0f}" for part in ("training", "alpha") if part in seconds
-        ),
-        "device": details.get("device"),
-        "versions": details.get("versions"),
-    }
-    return {label: str(text) for label, text in rows.items() if text}
+def answer(options: argparse.Namespace, lines: list[str], values: dict | None = None) -> None:
+    """Print lines for people, or with --json the values."""
+    if getattr(options, "json", False):
+        print(json.dumps(values))
+    elif lines:
+        print("\n".join(lines), flush=True)
 
 
 def report_skipped(folder: Folder) -> None:
@@ -283,113 +329,61 @@ def report_skipped(folder: Folder) -> None:
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = _parser(argparse.ArgumentParser, prog="detect.py", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="fit | score | evaluate")
+    """The command line. What a command's --help says is its function's docstring."""
+    form = {"formatter_class": argparse.RawDescriptionHelpFormatter}
+    parser = argparse.ArgumentParser(prog="detect.py", description=__doc__, **form)
+    commands = parser.add_subparsers(required=True, metavar="fit | score | evaluate | demo")
 
-    command = _parser(
-        commands.add_parser,
-        "fit",
-        help="learn what a folder of normal images has in common",
-        description="Learn what the images of a folder have in common, and write a model.\n\n"
-        "The folder should hold normal images only, several hundred or more, of any size and\n"
-        "format, in sub-folders or not. Of each, the central square is used. A fit that was\n"
-        "stopped goes on, from up to three minutes before, when the same command is given.",
-        epilog="example:\n  python detect.py fit photos/good --output model.keras",
-    )
-    command.add_argument("images", type=Path, metavar="GOOD_IMAGES", help="a folder")
-    add = command.add_argument
+    def command(function, text):
+        made = commands.add_parser(
+            function.__name__, help=text, description=inspect.getdoc(function), **form
+        )
+        made.set_defaults(command=function)
+        return made.add_argument
+
+    def add_common(add, rate):
+        add("--quiet", action="store_true", help="no progress bars")
+        add("--max-pixels", type=whole_number, default=MAX_PIXELS, metavar="N", help=SKIP_LARGER)
+        text = "default: 0.05" if rate else "another one than fit was given"
+        add("--false-alarm-rate", type=share, default=rate, metavar="RATE", help=text)
+
+    def add_model(add):
+        add("--model", type=Path, required=True, help="what fit wrote")
+        add("--json", action="store_true", help="print JSON; the text goes to stderr")
+        add_common(add, None)
+
+    add = command(fit, "learn what a folder of normal images has in common")
+    add("images", nargs="+", type=Path, metavar="GOOD_IMAGES", help="folders, or files")
     add("--output", type=Path, required=True, help="the model to write, ending in .keras")
     add("--size", type=int, choices=(32, 64), default=32, help="pixels a side (default: 32)")
-    add(
-        "--recipe",
-        choices=RECIPES,
-        default="fast",
-        help="fast: a narrow network, some minutes on two cores however many the images (default); "
-        "paper: the published settings, for which an hour is little",
-    )
-    add(
-        "--epochs",
-        type=number_above_zero,
-        help="over all transformed images (default: the recipe's)",
-    )
-    add(
-        "--score",
-        choices=SCORES,
-        help="dirichlet: the paper's; simplified: the mean probability of what was done; "
-        "rotation: of the rotation alone, better after little training (default: the recipe's)",
-    )
-    add_rate(
-        add, "the share of normal images that may be flagged (default: 0.05)", default=DEFAULT_RATE
-    )
-    add(
-        "--held-out",
-        type=share,
-        default=0.2,
-        metavar="SHARE",
-        help="the share of the images that choose the threshold and are not trained on "
-        "(default: 0.2)",
-    )
+    add("--region", choices=REGIONS, default="centre", help="what is used (default: centre)")
+    add("--recipe", choices=RECIPES, default="fast", help="fast (default), or the paper's, hours")
+    add("--epochs", type=number_above_zero, help="over all transformed images, no fewer")
+    add("--minutes", type=number_above_zero, metavar="M", help="how long it may take")
+    add("--score", choices=SCORES, help="rotation is the best after little training")
+    held_out = "the share that is not trained on and chooses the threshold (default: 0.2)"
+    add("--held-out", type=share, default=0.2, metavar="SHARE", help=held_out)
     add("--seed", type=seed_number, default=0, help="default: 0")
-    command.set_defaults(command=fit)
+    add_common(add, DEFAULT_RATE)
 
-    command = _parser(
-        commands.add_parser,
-        "score",
-        help="score a folder of images and flag the anomalies",
-        description="Score the images of a folder and flag those under the model's threshold.\n\n"
-        "The CSV file has a row an image, the most anomalous first: its path; its score, higher =\n"
-        "more normal; its p-value, the share of held-out normal images that scored lower; and\n"
-        "whether it is flagged. The report is one HTML file that shows the images and what the\n"
-        "network confused; it needs no network to open.",
-        epilog="example:\n  python detect.py score photos/new --model model.keras --output "
-        "scores.csv --report report.html",
-    )
-    command.add_argument("images", type=Path, metavar="IMAGES", help="a folder")
-    add = command.add_argument
+    add = command(score, "score images and flag the anomalies")
+    add("images", nargs="*", type=Path, metavar="IMAGES", help="files or folders")
+    add("--files", type=Path, metavar="LIST", help="a file of paths, one a line; - is stdin")
+    add("--watch", type=Path, metavar="FOLDER", help="score images as they arrive there")
     add("--output", type=Path, help="the table to write, ending in .csv")
     add("--report", type=Path, help="the report to write, ending in .html")
-    add_rate(add, "another share of normal images that may be flagged than fit was given")
+    add("--maps", type=Path, metavar="FOLDER", help="write the odd ones with what is odd in red")
     add("--exit-code", action="store_true", help="exit with status 1 where an image is flagged")
-    command.set_defaults(command=score)
+    add_model(add)
 
-    command = _parser(
-        commands.add_parser,
-        "evaluate",
-        help="measure a model where the answer is known",
-        description="Measure a model on normal images and on anomalies that it has not seen.\n\n"
-        "AUROC: the chance that a random normal image scores higher than a random anomaly. AUPR:\n"
-        "the area under the precision-recall curve. Then, of both kinds, the share flagged.",
-        epilog="example:\n  python detect.py evaluate --normal photos/good-test --anomalous "
-        "photos/odd --model model.keras",
-    )
-    add = command.add_argument
-    add("--normal", type=Path, required=True, metavar="DIR", help="images not used by fit")
-    add("--anomalous", type=Path, required=True, metavar="DIR")
-    add_rate(add, "another share of normal images that may be flagged than fit was given")
-    command.set_defaults(command=evaluate)
+    add = command(evaluate, "measure a model where the answer is known")
+    add("--normal", nargs="+", type=Path, required=True, metavar="DIR", help="not used by fit")
+    add("--anomalous", nargs="+", type=Path, required=True, metavar="DIR")
+    add_model(add)
 
-    for name, command in commands.choices.items():
-        command.add_argument("--quiet", action="store_true", help="no progress bars")
-        command.add_argument(
-            "--max-pixels",
-            type=whole_number,
-            default=MAX_PIXELS,
-            metavar="N",
-            help="larger images are taken for files made to exhaust memory and are skipped "
-            f"(default: {MAX_PIXELS})",
-        )
-        if name != "fit":
-            command.add_argument("--model", type=Path, required=True, help="what fit wrote")
+    add = command(demo, "show all of it on handwritten digits, in three minutes")
+    add("folder", type=Path, metavar="NEW_FOLDER", help="to write images, model and report to")
     return parser.parse_args(arguments)
-
-
-def add_rate(add, text, **more):
-    add("--false-alarm-rate", type=share, metavar="RATE", help=text, **more)
-
-
-def _parser(create, *arguments, **more):
-    return create(*arguments, **more, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 if __name__ == "__main__":

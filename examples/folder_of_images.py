@@ -9,11 +9,11 @@ import numpy as np
 
 from models.recipes import RECIPES
 from models.transformation_detector import TransformationDetector
-from utils.images import read_folder
+from utils.folders import read_folder
 
 good, pictures = (read_folder(folder, 32) for folder in sys.argv[1:3])
 held_out = np.arange(len(good.images)) % 5 == 0
 detector = TransformationDetector(**RECIPES["fast"]).fit(good.images[~held_out])
 p = detector.calibrate(good.images[held_out]).p_value(pictures.images)
 for i in np.argsort(p, kind="stable"):
-    print(f"{pictures.paths[i]}: {p[i]:.0%} of good pictures look odder")
+    print(f"{pictures.paths[i]}: {p[i]:.0%} of good pictures look as odd")

@@ -4,6 +4,7 @@ import math
 import os
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from models.anomaly_map import anomaly_map
 from models.layers import scale_images
 from models.model_file import check_model_path, read_model, write_model
 from models.wide_residual_network import create_wide_residual_network
@@ -26,13 +28,7 @@ from transformations import (
 from utils.backend import backend, keras_defaults
 from utils.batches import pair_batches
 from utils.detector import Detector, NotFittedError
-from utils.device import (
-    PRECISIONS,
-    device_name,
-    scoring_batch,
-    use_xla,
-    versions,
-)
+from utils.device import PRECISIONS, device_name, scoring_batch, use_xla, versions
 from utils.dirichlet import estimate_alpha, normality_score
 from utils.optimizers import Adam, Muon, one_cycle
 from utils.progress import progress
@@ -66,10 +62,11 @@ class TransformationDetector(Detector):
 
     samples: instead of epochs, how many transformed images training sees, whatever n is. optimizer:
     "adam", or "muon", see `utils.optimizers.Muon`, with learning_rate, "constant" or "one_cycle"
-    (linear warm-up from 1/25 of it over the first three tenths, then cosine to 0). weight_decay:
-    see `create_wide_residual_network`. precision: "float32", "mixed_bfloat16", or "auto", which
-    takes bfloat16 where that is faster. The same seed gives the same initial weights and,
-    on any backend, the same order of pairs; None draws one, which settings_ has.
+    (linear warm-up from 1/25 of it over the first three tenths, then cosine to 0), or "paced", by a
+    callback `models.pace.Pace`. weight_decay: see `create_wide_residual_network`. precision:
+    "float32", "mixed_bfloat16", or "auto", which takes bfloat16 where that is faster. The same seed
+    gives the same initial weights and, on any backend, the same order of pairs; None draws one,
+    which settings_ has.
 
     score_name: "dirichlet" (section 4.2), "simplified" (its last paragraph) or "rotation", which is
     not the paper's: the Dirichlet score of the rotation alone, from responses summed over flips and
@@ -105,7 +102,7 @@ class TransformationDetector(Detector):
     batch_size: int = setting(128, whole_number())
     optimizer: str = setting("adam", choice(*OPTIMIZERS))
     learning_rate: float = setting(1e-3, number())
-    schedule: str = setting("constant", choice("constant", "one_cycle"))
+    schedule: str = setting("constant", choice("constant", "one_cycle", "paced"))
     weight_decay: float = setting(5e-4, number(low_too=True))
     precision: str = setting("auto", choice(*PRECISIONS))
 
@@ -113,9 +110,13 @@ class TransformationDetector(Detector):
 
     def _fit(self, x: np.ndarray, checkpoint: Checkpoint, callbacks: list) -> None:
         self._build()
+        if (x == x[0]).all():
+            message = "all training images are the same: the scores will mean nothing"
+            warnings.warn(message, stacklevel=3)
         self.details_ = {
             "images": len(x),
             "epochs": round(self._epochs(len(x)), 2),
+            "mean_image": np.round(x.mean(axis=0), 0 if x.dtype == np.uint8 else 4).tolist(),
             "backend": backend(),
             "device": device_name(),
             "versions": ", ".join(f"{name} {each}" for name, each in versions().items()),
@@ -276,12 +277,14 @@ class TransformationDetector(Detector):
                 scores[name][part] = self._score_of(name, log_p)
         return scores
 
-    def _score_of(self, name, log_p):
+    def _score_of(self, name, log_p, rows=slice(None)):
+        """A score of log y (n, m, k); rows: which of the scored transformations log_p is of."""
         if name == "dirichlet":
-            return normality_score(self.alpha_, log_p)
+            return normality_score(self.alpha_[rows], log_p)
         if name == "simplified":
-            return simplified_score(log_p, self.scored_indices_)
-        return normality_score(self.rotation_alpha_, rotation_responses(log_p, self._rotations_))
+            return simplified_score(log_p, self.scored_indices_[rows])
+        rotations = rotation_responses(log_p, self._rotations_)
+        return normality_score(self.rotation_alpha_[rows], rotations)
 
     def responses(self, x: np.ndarray) -> np.ndarray:
         """The softmax responses y(T_i(x)) to every transformation: float32 (n, k, k).
@@ -317,6 +320,13 @@ class TransformationDetector(Detector):
             with keras_defaults():
                 log_p = np.asarray(responder.predict_on_batch(batch)[:n], np.float64)
             yield slice(start, start + n), log_p
+
+    def anomaly_map(self, x: np.ndarray) -> np.ndarray:
+        """Where images x (n, h, w, c) are odd, the higher the more: see `models.anomaly_map`.
+
+        float64 (n, h, w). Raises as `scores`.
+        """
+        return anomaly_map(self, self._check_like_training(x))
 
     # ---------------------------------------------------------------------------- saving, settings
 

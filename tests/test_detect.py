@@ -1,4 +1,7 @@
 import csv
+import functools
+import io
+import json
 import os
 import re
 import shutil
@@ -15,7 +18,9 @@ from sklearn.metrics import roc_auc_score
 import detect
 from models.transformation_detector import TransformationDetector
 from utils import startup
-from utils.images import ImageError, read_folder, to_grey
+from utils.folders import read_folder
+from utils.images import ImageError, read_image, read_squares, to_grey
+from utils.watch import arrivals
 
 ROOT = Path(__file__).resolve().parents[1]
 HOSTILE = "=cmd|' \u202e\x1b[31m\n<b>.png"
@@ -87,8 +92,10 @@ def test_score_writes_what_the_detector_says(work, detector, tmp_path, capsys):
         assert float(row["score"]) == pytest.approx(s, rel=1e-9)
         assert float(row["p_value"]) == p
         assert row["is_anomaly"] == str(label == -1)
+        assert (row["is_anomaly"] == "True") == (p <= detector.false_alarm_rate_)
     ordered = [float(row["score"]) for row in rows(output)]
     assert ordered == sorted(ordered)
+    assert list(rows(output)[0]) == ["path", "p_value", "anomaly_score", "is_anomaly", "score"]
     noise = [row for path, row in found.items() if "noise" in path]
     assert [row["is_anomaly"] for row in noise] == ["True"] * 4
     shown = capsys.readouterr()
@@ -123,7 +130,7 @@ def test_paths_in_the_table_are_no_formulas_and_still_paths(work, tmp_path, monk
     assert {Path(path) for path in paths} == {Path("=odd", name) for name in names}
     assert all(path.startswith("./=odd/") for path in paths)
     raw = Path("s.csv").read_text(encoding="utf-8")
-    assert '"./=odd/@a;=b,c.png",' in raw and raw.startswith('"path","score"')
+    assert '"./=odd/@a;=b,c.png",' in raw and raw.startswith('"path","p_value"')
 
 
 def test_exit_code_tells_of_anomalies_when_asked(work, detector, tmp_path):
@@ -147,6 +154,160 @@ def test_another_false_alarm_rate(work, detector, tmp_path):
         assert (row["is_anomaly"] == "True") == (float(row["score"]) < threshold)
 
 
+def test_one_image_several_folders_and_lists(work, detector, tmp_path, monkeypatch, capsys):
+    """As many ways to name images, with JSON on standard output and all else beside it."""
+    one, noise = work / "mixed" / "fours" / "000.png", work / "mixed" / "noise"
+    model = ["--model", str(work / "fours.keras"), "--quiet", "--json"]
+
+    def score(*arguments):
+        assert detect.main(["score", *map(str, arguments), *model]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    found = score(one)
+    (row,) = found["images"]
+    x = to_grey(read_image(one, 32)[None])
+    assert row["path"] == str(one) and row["score"] == pytest.approx(detector.score_samples(x)[0])
+    assert row["p_value"] == detector.p_value(x)[0]
+    assert row["is_anomaly"] == (detector.predict(x)[0] == -1)
+    median = np.median(detector.calibration_scores_)
+    assert np.sign(row["anomaly_score"]) == np.sign(median - row["score"])
+    assert found["threshold"] == detector.offset_ and found["held_out"] == 20
+    both = score(noise, one, one, noise / "001.png")["images"]
+    assert {each["path"] for each in both} == {str(one), *map(str, noise.iterdir())}
+    assert len(both) == 5 and both[-1]["path"] == str(one)
+    # a list may name what is gone, and has any line ends
+    listed = tmp_path / "list.txt"
+    listed.write_bytes(f"{one}\r\n\n{noise}\n{tmp_path / 'gone.png'}\n".encode())
+    found = score("--files", listed)
+    assert sorted(each["path"] for each in found["images"]) == sorted(e["path"] for e in both)
+    assert [each["path"] for each in found["skipped"]] == [str(tmp_path / "gone.png")]
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(os.fsencode(one))))
+    assert [each["path"] for each in score("--files", "-")["images"]] == [str(one)]
+
+
+def test_one_image_gets_an_answer(work, capsys):
+    command = ["score", str(work / "mixed" / "noise" / "000.png"), "--quiet", "--exit-code"]
+    assert detect.main([*command, "--model", str(work / "fours.keras")]) == 1
+    assert re.search(r"0\.0476 .* anomaly .* \S+000\.png", capsys.readouterr().out)
+
+
+def test_arriving_images_are_lines_of_json(work, detector, tmp_path, monkeypatch, capsys):
+    """Two files are dropped in while the folder is watched, one of them no image."""
+
+    def drop(seconds):
+        turns.append(seconds)
+        if len(turns) == 2:
+            shutil.copy(work / "mixed" / "noise" / "000.png", tmp_path)
+            (tmp_path / "b.png").write_text("no image")
+        if len(turns) == 5:
+            raise KeyboardInterrupt
+
+    turns = []
+    monkeypatch.setattr(detect, "arrivals", functools.partial(arrivals, wait=drop))
+    command = ["score", "--watch", str(tmp_path), "--model", str(work / "fours.keras")]
+    assert detect.main(command) == 130
+    image, broken = map(json.loads, capsys.readouterr().out.splitlines())
+    assert image["path"] == str(tmp_path / "000.png") and image["is_anomaly"]
+    assert image["p_value"] == 1 / 21
+    assert broken["path"] == str(tmp_path / "b.png") and "no readable image" in broken["error"]
+
+
+def tile_model(work, path, region):
+    """The module's model as if it was trained on another region."""
+    detector = TransformationDetector.load(work / "fours.keras")
+    detector.details_["region"] = region
+    detector.save(path)
+
+
+def test_a_defect_at_the_end_of_a_wide_image_is_seen_in_tiles(work, detector, tmp_path, capsys):
+    """A four, then what is no four, in one image of 16x32 pixels."""
+    fours = [np.asarray(Image.open(p)) for p in sorted((work / "good").glob("0*.png"))]
+    x = to_grey(read_folder(work / "good", 32, verbose=0).images[: len(fours)])
+    four = fours[int(np.argmax(detector.score_samples(x)))]
+    noise = np.random.default_rng(0).integers(0, 256, (16, 16), np.uint8)
+    Image.fromarray(np.hstack([four, noise])).save(tmp_path / "wide.png")
+    expected = to_grey(read_squares(tmp_path / "wide.png", 32, region="tiles")[0])
+    assert len(expected) == 3
+    tile_model(work, tmp_path / "m.keras", "tiles")
+    command = ["score", str(tmp_path / "wide.png"), "--quiet", "--json", "--report"]
+    command += [str(tmp_path / "r.html"), "--model", str(tmp_path / "m.keras")]
+    assert detect.main(command) == 0
+    shown = capsys.readouterr()
+    (row,) = json.loads(shown.out)["images"]
+    assert row["score"] == pytest.approx(detector.score_samples(expected).min(), rel=1e-9)
+    assert row["is_anomaly"] and not json.loads(shown.out)["remarks"]
+    command[-1] = str(work / "fours.keras")
+    assert detect.main(command) == 0
+    (remark,) = json.loads(capsys.readouterr().out)["remarks"]
+    assert "warning" in remark and "50% of the pixels lie outside" in remark
+    tile_model(work, tmp_path / "m.keras", "corner")
+    assert detect.main([*command[:-1], str(tmp_path / "m.keras")]) == 2
+    assert "says that the region is 'corner'" in capsys.readouterr().err
+
+
+def test_tiles_of_an_image_are_held_out_together(work, tmp_path, monkeypatch):
+    """fit on wide images: a threshold from as many scores as images are held out."""
+    seen = []
+
+    def fit(self, x, **_):
+        seen.append(x)
+        return trained_already(work)(self, x)
+
+    monkeypatch.setattr(TransformationDetector, "fit", fit)
+    images = np.random.default_rng(0).integers(0, 256, (100, 16, 28), dtype=np.uint8)
+    (tmp_path / "good").mkdir()
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / "good" / f"{i:03}.png")
+    command = ["fit", str(tmp_path / "good"), "--output", str(tmp_path / "m.keras"), "--quiet"]
+    assert detect.main([*command, "--region", "tiles", "--recipe", "small"]) == 0
+    made = TransformationDetector.load(tmp_path / "m.keras")
+    assert len(seen[0]) == 80 * 2 and len(made.calibration_scores_) == 20
+    assert made.details_["region"] == "tiles"
+    held_out = np.sort(np.random.default_rng(0).permutation(100)[:20])
+    paths = [tmp_path / "good" / f"{i:03}.png" for i in held_out]
+    squares = [to_grey(read_squares(path, 32, region="tiles")[0]) for path in paths]
+    expected = np.sort([made.score_samples(each).min() for each in squares])
+    np.testing.assert_allclose(made.calibration_scores_, expected, rtol=1e-6)
+
+
+def test_fit_says_what_to_expect(work, detector, capsys):
+    """Of noise, no turn is recognised; of fours, some are."""
+    fours = to_grey(read_folder(work / "mixed" / "fours", 32, verbose=0).images)
+    text = "\n".join(detect.findings(detector, fours))
+    counts = [int(n) for n in re.findall(r"^ *(?:under|\S+ to|5 or)[^#]*? (\d+) #*$", text, re.M)]
+    assert len(counts) == 8 and sum(counts) == 20
+    assert "how they were turned is recognised in" in text and "(25% by chance)" in text
+    noise = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 1), np.uint8)
+    assert "hardly better than by chance" in detect.findings(detector, noise)[-1]
+
+
+def test_images_that_are_all_alike_are_warned_of(work, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(TransformationDetector, "fit", trained_already(work))
+    (tmp_path / "good").mkdir()
+    for i in range(100):
+        pixels = np.zeros((16, 16), np.uint8)
+        pixels[divmod(i, 16)] = 4
+        Image.fromarray(pixels).save(tmp_path / "good" / f"{i}.png")
+    command = ["fit", str(tmp_path / "good"), "--output", str(tmp_path / "m.keras"), "--quiet"]
+    assert detect.main([*command, "--recipe", "small"]) == 0
+    assert "warning: the images are nearly all alike" in capsys.readouterr().out
+    command[1] = str(work / "good")
+    assert detect.main([*command, "--recipe", "small"]) == 0
+    assert "nearly all alike" not in capsys.readouterr().out
+
+
+def test_the_demo_shows_all_of_it(work, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(TransformationDetector, "fit", trained_already(work))
+    assert detect.main(["demo", str(tmp_path / "demo")]) == 0
+    shown = capsys.readouterr().out
+    for name in ("fit", "score", "evaluate"):
+        assert f"$ python detect.py {name}" in shown
+    assert (tmp_path / "demo" / "report.html").is_file() and "report.html" in shown.splitlines()[-1]
+    assert len(rows(tmp_path / "demo" / "scores.csv")) == 41
+    assert detect.main(["demo", str(tmp_path / "demo")]) == 2
+    assert "is there already" in capsys.readouterr().err
+
+
 def test_evaluate_measures_what_scikit_learn_does(work, detector, capsys):
     command = ["evaluate", "--normal", str(work / "mixed" / "fours"), "--quiet"]
     command += ["--anomalous", str(work / "mixed" / "noise"), "--model", str(work / "fours.keras")]
@@ -160,6 +321,9 @@ def test_evaluate_measures_what_scikit_learn_does(work, detector, capsys):
     assert f"{100 * auroc:6.2f} %" in shown.splitlines()[2]
     interval = binomtest(int((scores[1] < detector.offset_).sum()), 4).proportion_ci(0.95, "exact")
     assert f"{100 * interval.low:.1f} to {100 * interval.high:.1f} %" in shown
+    assert detect.main([*command, "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert values["auroc"] == pytest.approx(auroc) and values["anomalous"] == 4
 
 
 @pytest.mark.parametrize("count, n", [(0, 7), (3, 7), (7, 7), (28, 1000)])
@@ -204,6 +368,12 @@ def test_colour_images_give_a_colour_model(tmp_path, monkeypatch):
         ("score good --model fours.keras --max-pixels 255", "more than 255 pixels.*--max-pixels"),
         ("score good --model fours.keras --false-alarm-rate 0.01", "at least 99 held-out"),
         ("score good --model plain.keras", "no threshold yet"),
+        ("score none.png --model fours.keras", "none.png is no folder and no file"),
+        ("score --model fours.keras", "give images or folders, or --files LIST, or --watch"),
+        ("score good --watch good --model fours.keras", "one of these"),
+        ("score --watch none --model fours.keras", "none is no folder"),
+        ("score --watch good --output s.csv --model fours.keras", "--watch goes without"),
+        ("score --files none.txt --model fours.keras", "none.txt"),
         ("evaluate --normal good --anomalous empty --model fours.keras", "no readable image"),
     ],
 )
@@ -261,11 +431,11 @@ def test_a_failed_write_leaves_the_older_table(work, tmp_path, monkeypatch, caps
     output, report = tmp_path / "s.csv", tmp_path / "r.html"
     command = ["score", str(work / "mixed"), "--model", str(work / "fours.keras"), "--quiet"]
     command += ["--output", str(output), "--report", str(report)]
-    for path, name in ((output, "csv.writer"), (report, "write_report")):
+    for path, name in ((output, "pandas.DataFrame.to_csv"), (report, "detect.write_report")):
         output.write_text("old")
         report.write_text("old")
         with monkeypatch.context() as patch:
-            patch.setattr(f"detect.{name}", fail)
+            patch.setattr(name, fail)
             assert detect.main(command) == 2
         assert path.read_text() == "old"
         assert sorted(each.name for each in tmp_path.iterdir()) == ["r.html", "s.csv"]
@@ -348,7 +518,7 @@ def test_interruption_is_status_130(work, monkeypatch):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(detect, "read_folder", stop)
+    monkeypatch.setattr("models.image_scorer.read_folder", stop)
     command = ["score", str(work / "good"), "--model", str(work / "fours.keras")]
     assert detect.main(command) == 130
 

@@ -145,7 +145,7 @@ def test_the_example_of_a_folder_of_pictures_runs(tmp_path, monkeypatch, capsys)
     monkeypatch.setitem(RECIPES, "fast", {"transformations": "simple", "epochs": 1})
     monkeypatch.setattr(sys, "argv", ["", str(tmp_path / "good"), str(tmp_path / "mixed")])
     runpy.run_module("examples.folder_of_images", run_name="__main__")
-    lines = [line for line in capsys.readouterr().out.splitlines() if "look odder" in line]
+    lines = [line for line in capsys.readouterr().out.splitlines() if "look as odd" in line]
     assert len(lines) == 5 and all("mixed" in line for line in lines)
     shares = [int(re.search(r": (\d+)%", line)[1]) for line in lines]
     assert shares == sorted(shares)

@@ -11,12 +11,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from utils import images
+from utils.folders import find_files, read_folder
 from utils.images import (
     ImageError,
-    find_files,
     is_grey,
     printable,
-    read_folder,
     read_image,
     spreadsheet_safe,
     to_grey,

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.stats import norm
 
 from transformations import SimpleTransformer, Transformer
 from utils.images import read_image
@@ -43,7 +44,6 @@ def report(where, scores, threshold, **more):
         "paths": paths,
         "images": np.zeros((len(scores), 16, 16, 3), np.uint8),
         "scores": np.array(scores, float),
-        "p_values": np.linspace(0, 1, len(scores)),
         "skipped": [],
         "threshold": threshold,
         "threshold_statement": "Threshold: 5 %",
@@ -51,6 +51,7 @@ def report(where, scores, threshold, **more):
         "read": read_image,
         "transformations": SimpleTransformer().transformations,
         "responses": lambda chosen: np.repeat(responses[None], len(chosen), axis=0),
+        "maps": {},
         "model": {"recipe": "fast"},
     }
     return Report(**values | more)
@@ -133,6 +134,27 @@ def test_a_report_that_cannot_be_written_leaves_the_older_one(tmp_path, monkeypa
             write_report(tmp_path / "report.html", each)
     assert (tmp_path / "report.html").read_text() == "old"
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_maps_lie_over_their_images_and_are_switched_on_without_a_script(tmp_path, monkeypatch):
+    monkeypatch.chdir("/")  # the page's template is found from anywhere
+    page = written(tmp_path, report(tmp_path, np.arange(9.0), 1.5, maps={0: np.eye(16)}))
+    assert len(page.all("img", "heat")) == 2  # among the most anomalous, and where explained
+    assert page.all("img", "heat")[0]["src"].startswith("data:image/png;base64,")
+    (box,) = page.all("input")
+    assert box["type"] == "checkbox" and page.all("label")[0]["for"] == box["id"]
+    assert not page.all("script")
+    assert not written(tmp_path, report(tmp_path, np.arange(9.0), 1.5)).all("input")
+
+
+def test_numbers_that_say_something_come_first(tmp_path):
+    """p-values and standard deviations; the raw score is where one points."""
+    held_out = np.arange(20.0)
+    page = written(tmp_path, report(tmp_path, [-555582.0, 9.5], 1.0, held_out_scores=held_out))
+    deviation = 5 / norm.ppf(0.75)  # of 0 to 19, the median of |x - 9.5| is 5
+    first = page.text[page.text.index("The most anomalous") :]
+    assert f"p 0.048{(9.5 + 555582) / deviation:.1f} sd" in first.replace("\n", "")
+    assert {"title": "raw score -555582"} in page.all("span")
 
 
 def test_an_image_that_is_gone_is_shown_as_it_was_scored(tmp_path):

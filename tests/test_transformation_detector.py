@@ -371,3 +371,23 @@ def test_files_that_are_no_detector_are_refused(detector, tmp_path):
         archive.writestr("detector.json", json.dumps({"format": 99}))
     with pytest.raises(ValueError, match="format 99"):
         TransformationDetector.load(path)
+
+
+def test_images_that_are_all_the_same_are_warned_of(fours, small_network):
+    detector = TransformationDetector(**SMALL, samples=64)
+    for x in (fours[:1], fours[[3, 3, 3]], np.zeros_like(fours[:5])):
+        with pytest.warns(UserWarning, match="the same: the scores will mean nothing"):
+            detector.fit(x)
+    detector.fit(fours[:2])
+
+
+def test_the_mean_image_is_kept_for_anomaly_maps(fours, detector, tmp_path):
+    expected = np.rint(fours.mean(0))
+    np.testing.assert_array_equal(detector.details_["mean_image"], expected)
+    detector.save(tmp_path / "a.keras")
+    loaded = TransformationDetector.load(tmp_path / "a.keras")
+    maps = loaded.anomaly_map(fours[:2])
+    assert maps.shape == (2, 8, 8) and maps.dtype == np.float64
+    np.testing.assert_allclose(maps, detector.anomaly_map(fours[:2]), rtol=1e-6, atol=1e-9)
+    with pytest.raises(ValueError, match="images have shape"):
+        loaded.anomaly_map(fours[:2, :4])

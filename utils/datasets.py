@@ -25,7 +25,8 @@ import numpy as np
 
 from utils import cats_vs_dogs
 from utils.files import read_npz, write_npz
-from utils.images import ImageError, read_folder
+from utils.folders import read_folder
+from utils.images import ImageError
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 IDX_FILES = {

@@ -160,9 +160,10 @@ class Detector(OutlierMixin, BaseEstimator, ABC):
         )
 
     def p_value(self, x: np.ndarray) -> np.ndarray:
-        """The share of the images of `calibrate` that score lower: float64 (n,), low = anomalous.
+        """(1 + images of `calibrate` that score as low) / (1 + their number): float64 (n,), not 0.
 
-        Raises NotFittedError before `calibrate`, and what `scores` raises.
+        `predict` gives -1 where it is at most false_alarm_rate_. Raises NotFittedError before
+        `calibrate`, and what `scores` raises.
         """
         self._check_calibrated()
         return p_values(self.calibration_scores_, self.score_samples(x))

@@ -1,8 +1,9 @@
-"""Folders of one's own images, of any format, size and colour, as arrays of small square ones."""
+"""Images of any format, size and colour as small square ones of bytes."""
 
 import contextlib
 import functools
 import importlib
+import math
 import os
 import re
 import struct
@@ -13,8 +14,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
-
-from utils.progress import progress
 
 EXCLUDED_FORMATS = {"EPS"}
 """Encapsulated PostScript is a program, which Pillow would hand to Ghostscript to run."""
@@ -30,6 +29,9 @@ PLUGINS = {
 
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS
 """About 89 million; of more, an image is taken for a decompression bomb unless allowed."""
+
+REGIONS = ("centre", "whole", "tiles")
+MAX_TILES = 64
 
 FULL_WHITE = 0xFFFF
 """White of 16 bits."""
@@ -50,120 +52,92 @@ class ImageError(ValueError):
     """A folder or an image that cannot be used; the message says why."""
 
 
-@dataclass(frozen=True)
-class Folder:
-    """The images of a folder: paths[i] holds images[i] of the (n, side, side, 3) bytes.
-
-    skipped: (path, reason) of the files that are no readable image, and of folders left out.
-    white: the value that became 255 in the images of more than 8 bits, None where there are none.
-    clipped: how many of these have pixels above it.
-    """
-
-    paths: list[Path]
-    images: np.ndarray
-    skipped: list[tuple[Path, str]]
-    white: int | None = None
-    clipped: int = 0
-
-
-def read_folder(
-    folder: str | os.PathLike,
-    side: int,
-    *,
-    white: int | None = None,
-    max_pixels: int = MAX_PIXELS,
-    verbose: int = 1,
-) -> Folder:
-    """All images in a folder and its sub-folders, in the order of `find_files`.
-
-    Each is brought to side x side pixels by `read_image`. white: for images of more than 8 bits;
-    None takes the smallest that is enough for all of them, so that the 12 bits of a camera become
-    8 however its files store them. Files that are no readable image are listed.
-
-    Raises ImageError where the folder is none, or has no readable image.
-    """
-    files, skipped = find_files(folder)
-    images = np.empty((len(files), side, side, 3), np.uint8)
-    paths, deep = [], {}
-    for path in progress(files, "reading", unit="image", verbose=verbose):
-        try:
-            square = _square(path, side, max_pixels)
-        except ImageError as error:
-            skipped.append((path, str(error)))
-            continue
-        if isinstance(square, _Deep):
-            deep[len(paths)] = square
-        else:
-            images[len(paths)] = square
-        paths.append(path)
-    if not paths:
-        tried = "".join(f"\n  {printable(path)}: {reason}" for path, reason in skipped[:5])
-        raise ImageError(f"{printable(folder)} holds no readable image{tried}")
-    if deep and white is None:
-        white = max(each.white for each in deep.values())
-    for i, each in deep.items():
-        images[i] = each.to_bytes(white)
-    clipped = sum(each.highest > white for each in deep.values())
-    return Folder(paths, images[: len(paths)], skipped, white if deep else None, clipped)
-
-
-def find_files(folder: str | os.PathLike) -> tuple[list[Path], list[tuple[Path, str]]]:
-    """The files in a folder and its sub-folders, and (path, reason) of what is left out.
-
-    Sorted within each folder. Links to folders are followed, after all that lies in the folder
-    itself; a folder that can be reached in several ways is read once. Hidden files and folders,
-    whose names start with a dot, are passed by without mention.
-
-    Raises ImageError where it is no folder.
-    """
-    if not os.path.isdir(folder):
-        raise ImageError(f"{printable(folder)} is no folder; give the folder the images lie in")
-    found, skipped, pending = [], [], [Path(folder)]
-    # a link that leads upwards would read all that lies beside the folder
-    seen = {_identity(parent): parent for parent in Path(folder).resolve().parents}
-
-    def unreadable(error):
-        skipped.append((Path(error.filename), f"cannot be read: {error.strerror}"))
-
-    for start in pending:  # which grows
-        for parent, folders, files in os.walk(start, onerror=unreadable):
-            parent = Path(parent)
-            first = seen.setdefault(_identity(parent), parent)
-            if first is not parent:
-                skipped.append((parent, f"leads back to {printable(first)}"))
-                folders.clear()
-                continue
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
-            pending += [parent / name for name in folders if (parent / name).is_symlink()]
-            for path in (parent / name for name in sorted(files) if not name.startswith(".")):
-                if os.path.isfile(path):
-                    found.append(path)
-                else:
-                    skipped.append((path, _why_no_file(path)))
-    return found, skipped
-
-
 def read_image(
-    path: str | os.PathLike, side: int, *, white: int | None = None, max_pixels: int = MAX_PIXELS
+    path: str | os.PathLike, side: int | None, *, white: int | None = None, square: int = 0, **how
 ) -> np.ndarray:
-    """An image file as (side, side, 3) bytes: the largest square at its centre, resized.
-
-    By area averaging where it becomes smaller, as the paper's 64x64 images (section 5.2), and
-    bicubic where larger. The camera's orientation is applied, transparency lies on white, and of an
-    animation the first frame is taken.
+    """One of the squares of an image file as (side, side, 3) bytes, see `read_squares`.
 
     white: of grey or RGB integers of more than 8 bits, the value that becomes 255, as those above
     it do. None takes what the file says: the maximum of a PGM, a PNG's significant bits, a TIFF's
     bits or highest sample; or else the smallest 2^b - 1 that no pixel exceeds. Of 16-bit colours
-    with transparency, or in CMYK, the upper 8 bits are taken.
+    with transparency, or in CMYK, the upper 8 bits are taken. Raises as `read_squares`.
+    """
+    squares, _ = read_squares(path, side, **how)
+    if isinstance(squares, Deep):
+        squares = squares.to_bytes(squares.white if white is None else white)
+    return squares[square]
+
+
+@dataclass(frozen=True)
+class Deep:
+    """Squares of more than 8 bits: float32 (n, side, side, 1 or 3), white, the highest pixel."""
+
+    pixels: np.ndarray
+    white: int
+    highest: int
+
+    def to_bytes(self, white: int) -> np.ndarray:
+        """(n, side, side, 3) bytes."""
+        scaled = np.clip(np.rint(self.pixels * (255 / white)), 0, 255).astype(np.uint8)
+        return np.broadcast_to(scaled, (*scaled.shape[:-1], 3))
+
+
+def read_squares(
+    path: str | os.PathLike,
+    side: int | None,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    region: str = "centre",
+) -> tuple[np.ndarray | Deep, float]:
+    """The squares of an image file, (n, side, side, 3) bytes, and the share of its pixels in them.
+
+    With side None, all of the image at its own size, (1, h, w, 3).
+
+    They are cut by `boxes`, and resized by area averaging where they become smaller, as the paper's
+    64x64 images (section 5.2), and bicubic where larger. The camera's orientation is applied,
+    transparency lies on white, and of an animation the first frame is taken.
 
     Raises ImageError for what Pillow cannot read, for integers below 0 and floating-point numbers,
     whose range is unknown, and for more than max_pixels pixels.
     """
-    square = _square(path, side, max_pixels)
-    if isinstance(square, _Deep):
-        return square.to_bytes(square.white if white is None else white)
-    return square
+    try:
+        if not os.path.getsize(path):
+            raise ImageError("the file is empty")
+        with _pixel_limit(max_pixels), _opened(path) as opened:
+            pixels, stated = _deep_pixels(opened, path)
+            if pixels is None:
+                if side is not None:
+                    opened.draft(None, (4 * side, 4 * side))  # decode large JPEGs at a fraction
+                image = _to_rgb(ImageOps.exif_transpose(opened))
+                return _cut(image, side, region), _used(image, region)
+            highest = int(pixels.max())
+            enough = (1 << max(highest, 1).bit_length()) - 1
+            white = stated if stated > 0 and highest <= stated else enough
+            channels = [Image.fromarray(c.astype(np.float32)) for c in np.moveaxis(pixels, -1, 0)]
+            cut = np.stack([_cut(channel, side, region) for channel in channels], axis=-1)
+            return Deep(cut, white, highest), _used(channels[0], region)
+    except ImageError:
+        raise
+    except Exception as error:  # decoders raise nearly anything for damaged files
+        raise ImageError(_reason(error, path, max_pixels)) from error
+
+
+def boxes(width: int, height: int, region: str) -> list[tuple[float, float, float, float]]:
+    """What of an image is used, as (left, top, right, bottom).
+
+    region: "centre", the largest square at the centre; "whole", all of it, squeezed to a square;
+    "tiles", squares as large that cover the image and overlap by a quarter of a side or more.
+    Raises ImageError where these would be over MAX_TILES.
+    """
+    if region == "whole":
+        return [(0, 0, width, height)]
+    short, long = sorted((width, height))
+    n = 1 if region == "centre" else 1 + math.ceil((long - short) / (0.75 * short))
+    if n > MAX_TILES:
+        raise ImageError(f"{width}x{height} pixels would be {n} tiles, over {MAX_TILES}: cut it up")
+    places = np.linspace(0, 1, n) if n > 1 else [0.5]
+    corners = [((width - short) * at, (height - short) * at) for at in places]
+    return [(left, top, left + short, top + short) for left, top in corners]
 
 
 def is_grey(images: np.ndarray) -> bool:
@@ -203,45 +177,18 @@ def _escaped(character):
     return character.encode("unicode_escape").decode()
 
 
-@dataclass(frozen=True)
-class _Deep:
-    """An image of more than 8 bits: float32 (side, side, 1 or 3), its white, its highest pixel."""
-
-    pixels: np.ndarray
-    white: int
-    highest: int
-
-    def to_bytes(self, white):
-        """(side, side, 3) bytes."""
-        scaled = np.clip(np.rint(self.pixels * (255 / white)), 0, 255).astype(np.uint8)
-        return np.broadcast_to(scaled, (*scaled.shape[:2], 3))
-
-
-def _square(path, side, max_pixels):
-    """An image as (side, side, 3) bytes, or as _Deep."""
-    try:
-        if not os.path.getsize(path):
-            raise ImageError("the file is empty")
-        with _pixel_limit(max_pixels), _opened(path) as opened:
-            pixels, stated = _deep_pixels(opened, path)
-            if pixels is not None:
-                highest = int(pixels.max())
-                enough = (1 << max(highest, 1).bit_length()) - 1
-                white = stated if stated > 0 and highest <= stated else enough
-                channels = np.moveaxis(pixels, -1, 0)
-                squares = [_fit(Image.fromarray(c.astype(np.float32)), side) for c in channels]
-                return _Deep(np.stack(squares, axis=-1), white, highest)
-            opened.draft(None, (4 * side, 4 * side))  # decode large JPEGs at a fraction
-            return np.asarray(_fit(_to_rgb(ImageOps.exif_transpose(opened)), side))
-    except ImageError:
-        raise
-    except Exception as error:  # decoders raise nearly anything for damaged files
-        raise ImageError(_reason(error, path, max_pixels)) from error
-
-
-def _fit(image, side):
+def _cut(image, side, region):
+    """The squares (n, side, side, ...) of a Pillow image; the central one as ImageOps.fit does."""
+    if side is None:
+        return np.asarray(image)[None]
     method = Image.Resampling.BOX if min(image.size) > side else Image.Resampling.BICUBIC
-    return ImageOps.fit(image, (side, side), method)
+    found = [image.resize((side, side), method, box) for box in boxes(*image.size, region)]
+    return np.stack([np.asarray(each) for each in found])
+
+
+def _used(image, region):
+    """The share of an image's pixels that lie in its boxes."""
+    return min(image.size) / max(image.size) if region == "centre" else 1.0
 
 
 def _opened(path):
@@ -336,19 +283,6 @@ def _to_rgb(image):
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")
-
-
-def _identity(folder):
-    status = os.stat(folder)
-    return status.st_dev, status.st_ino
-
-
-def _why_no_file(path):
-    try:
-        os.stat(path)
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
-    return "neither a file nor a folder"
 
 
 def _reason(error, path, max_pixels):

@@ -4,13 +4,14 @@ An image is an anomaly where its score is under lambda. Let lambda be the j-th s
 of normal images that took no part in training. A further normal image is equally likely to fall
 between any two of them or outside, so it is flagged with probability j / (n + 1), however scores
 are distributed. Over the draw of the n images, the rate of normal images flagged has the
-distribution Beta(j, n + 1 - j).
+distribution Beta(j, n + 1 - j). Under lambda lie the images whose p-value is at most j / (n + 1),
+which is at most the rate that was asked for.
 """
 
 import math
 
 import numpy as np
-from scipy.stats import beta
+from scipy.stats import beta, median_abs_deviation
 
 
 def choose_threshold(scores: np.ndarray, false_alarm_rate: float) -> float:
@@ -39,25 +40,42 @@ def false_alarm_interval(
 
 
 def p_values(held_out: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """The share of held-out normal images that score lower, for each of scores (n,): float64 (n,).
+    """(1 + how many of n held-out normal images score at most as high) / (1 + n): float64 (m,).
 
-    0 means that all of them score as high or higher.
+    Never 0. Of a normal image it is at most q with a probability of at most q, whatever q.
     """
-    return np.searchsorted(np.sort(held_out), scores, side="left") / len(held_out)
+    at_most = np.searchsorted(np.sort(held_out), scores, side="right")
+    return (1 + at_most) / (1 + len(held_out))
+
+
+def anomaly_scores(held_out: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """How many standard deviations scores (m,) lie below the median held-out one: float64 (m,).
+
+    Robust, from the median absolute deviation: scores have a long tail, and one odd held-out image
+    would multiply the ordinary standard deviation.
+    """
+    held_out = np.asarray(held_out, np.float64)
+    deviation = median_abs_deviation(held_out, scale="normal") or held_out.std() or 1.0
+    return (np.median(held_out) - scores) / deviation
 
 
 def min_held_out(false_alarm_rate: float) -> int:
     """How many held-out images a threshold needs. Raises ValueError for a rate outside (0, 1)."""
     if not 0 < false_alarm_rate < 1:
         raise ValueError(f"false alarm rate is {false_alarm_rate}, expected between 0 and 1")
-    return max(1, math.ceil(1 / false_alarm_rate - 1e-9) - 1)
+    n = max(1, math.ceil(1 / false_alarm_rate) - 2)
+    while 1 / (n + 1) > false_alarm_rate:
+        n += 1
+    return n
 
 
 def _rank(n, false_alarm_rate):
+    """j, the largest for which j / (n + 1), a p-value, is not above the rate."""
     needed = min_held_out(false_alarm_rate)
     if n < needed:
         raise ValueError(
             f"a false alarm rate of {false_alarm_rate:g} needs at least {needed} held-out normal "
             f"images, got {n}: hold out more, or allow a higher rate"
         )
-    return min(n, math.floor(false_alarm_rate * (n + 1) + 1e-9))
+    possible = np.arange(1, n + 1) / (n + 1)
+    return int(np.searchsorted(possible, false_alarm_rate, side="right"))

@@ -32,9 +32,9 @@ def fit_steps(
     """Train a compiled model for total_steps batches, from where the checkpoint left off.
 
     batches_of: from an epoch, 0, 1, ..., to its batches, a function from 0..steps_per_epoch - 1 to
-    what a step takes (`utils.batches.batches`). The last epoch is cut where the steps end. phase:
-    how many other trainings of the same fit, with the same checkpoint, come before; where it is the
-    checkpoint of a later one, nothing is done.
+    what a step takes (`utils.batches.batches`). The last epoch is cut where the steps end, or where
+    a callback sets the model's stop_training. phase: how many other trainings of the same fit, with
+    the same checkpoint, come before; where it is the checkpoint of a later one, nothing is done.
 
     Raises ValueError where training diverges; learning_rate is for that message.
     """
@@ -59,6 +59,8 @@ def fit_steps(
         )
         done = int(model.optimizer.iterations)
         check_finite(model, done, learning_rate)
+        if model.stop_training:
+            break
     bar.close()
     checkpoint.save(model)
 

@@ -1,0 +1,183 @@
+"""A saved detector that scores image files, read as those were that it was trained on."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from models.transformation_detector import TransformationDetector
+from utils.detector import to_unit_range
+from utils.files import replacing
+from utils.folders import Folder, read_folder
+from utils.heat import overlaid
+from utils.images import FULL_WHITE, MAX_PIXELS, REGIONS, boxes, printable, read_image, to_grey
+from utils.report import Report
+from utils.scores import rotation_responses
+from utils.threshold import false_alarm_interval
+from utils.verdicts import records, threshold_statement, verdicts
+
+DEFAULT_RATE = 0.05
+
+
+class ImageScorer:
+    """A detector from a file, and how it reads images: `how`, for `utils.images.read_squares`.
+
+    false_alarm_rate: None keeps the one that it was calibrated for. Raises ValueError where it
+    cannot score files of images or has no threshold, and what `TransformationDetector.load` raises.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        *,
+        false_alarm_rate: float | None = None,
+        max_pixels: int = MAX_PIXELS,
+        verbose: int = 1,
+    ):
+        self.path = path
+        self.detector = detector = TransformationDetector.load(path)
+        detector.verbose = self.verbose = verbose
+        height, width, channels = detector.image_shape_
+        if height != width or channels not in (1, 3):
+            raise ValueError(
+                f"{printable(path)} was trained on images of shape {detector.image_shape_}; "
+                "this command scores square ones with 1 or 3 channels: use the model from Python"
+            )
+        white = detector.details_.get("white") or FULL_WHITE  # trained on 8 bits, or an old model
+        region = detector.details_.get("region", "centre")
+        if not (isinstance(white, int) and white > 0):
+            raise ValueError(f"{printable(path)} says that white is {white!r}")
+        if region not in REGIONS:
+            raise ValueError(f"{printable(path)} says that the region is {region!r}")
+        self.how = {"white": white, "region": region, "max_pixels": max_pixels}
+        rate = false_alarm_rate or getattr(detector, "false_alarm_rate_", DEFAULT_RATE)
+        self.n_held_out = len(detector.set_false_alarm_rate(rate).calibration_scores_)
+        self.expected = false_alarm_interval(self.n_held_out, rate)[0]  # the share flagged
+        self.has_maps = "mean_image" in detector.details_  # not in models of older versions
+
+    def read(self, sources: Sequence, *, strict: bool = True) -> Folder:
+        """The images of folders and files, see `utils.folders.read_folder`."""
+        side, verbose = self.detector.image_shape_[0], self.verbose
+        return read_folder(sources, side, strict=strict, verbose=verbose, **self.how)
+
+    def prepare(self, images: np.ndarray) -> np.ndarray:
+        """Bytes (n, h, w, 3) as the images that the detector was trained on."""
+        x = to_grey(images) if self.detector.image_shape_[-1] == 1 else images
+        return x if self.detector.image_dtype_ == "uint8" else to_unit_range(x)
+
+    def score(self, folder: Folder) -> "Scored":
+        """The images of a folder with their scores, each the lowest of its squares'."""
+        scores = self.detector.score_samples(self.prepare(folder.images))
+        shown = folder.lowest(scores)
+        held_out, threshold = self.detector.calibration_scores_, self.detector.offset_
+        table = verdicts(folder.paths, scores[shown], held_out, threshold)
+        return Scored(self, folder, scores[shown], shown, table)
+
+    def statement(self) -> str:
+        """Which images are flagged, and how sure that is."""
+        return threshold_statement(self.n_held_out, self.detector.false_alarm_rate_)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A folder's n images as an `ImageScorer` sees them.
+
+    scores: (n,). shown: (n,) the number of the square that each is scored and shown by. table: see
+    `utils.verdicts.verdicts`.
+    """
+
+    scorer: ImageScorer
+    folder: Folder
+    scores: np.ndarray
+    shown: np.ndarray
+    table: pd.DataFrame
+
+    def values(self) -> dict:
+        """All that is known, as plain values fit for JSON."""
+        detector = self.scorer.detector
+        skipped = [{"path": os.fspath(p), "reason": reason} for p, reason in self.folder.skipped]
+        return {
+            "images": records(self.table),
+            "skipped": skipped,
+            "remarks": self.folder.remarks,
+            "false_alarm_rate": detector.false_alarm_rate_,
+            "held_out": self.scorer.n_held_out,
+            "threshold": detector.offset_,
+        }
+
+    def maps(self, n: int) -> dict[int, np.ndarray]:
+        """The anomaly maps (side, side) of the n most anomalous images, by their number."""
+        odd = list(self.table.index[:n])
+        squares = self.folder.images[self.shown[odd]]
+        maps = self.scorer.detector.anomaly_map(self.scorer.prepare(squares))
+        return dict(zip(odd, maps, strict=True))
+
+    def write_maps(self, target: Path, maps: dict[int, np.ndarray]) -> None:
+        """Write images with their maps over them, at their own size, to a folder.
+
+        Their names start with their rank. Raises ImageError where one cannot be read again.
+        """
+        how = self.scorer.how
+        for rank, (i, each) in enumerate(maps.items(), 1):
+            path = self.folder.paths[i]
+            image = read_image(path, None, **how)
+            tiles = boxes(image.shape[1], image.shape[0], how["region"])
+            picture = overlaid(image, each, tiles[self.shown[i] - self.folder.first[i]])
+            with replacing(target / f"{rank:04}_{path.stem[:100]}.png") as partial:
+                picture.save(partial, "PNG")
+
+    def report(self, maps: dict[int, np.ndarray]) -> Report:
+        """The report on them, with some maps."""
+        detector, folder = self.scorer.detector, self.folder
+        images = folder.images[self.shown]
+        square = dict(zip(folder.paths, self.shown - folder.first, strict=True))
+        return Report(
+            folder=folder.name,
+            paths=folder.paths,
+            images=images,
+            scores=self.scores,
+            skipped=folder.skipped,
+            threshold=detector.offset_,
+            threshold_statement=self.scorer.statement(),
+            held_out_scores=detector.calibration_scores_,
+            read=lambda path, side: read_image(
+                path, side, square=square.get(path, 0), **self.scorer.how
+            ),
+            transformations=detector.transformer_.transformations,
+            responses=lambda chosen: detector.responses(self.scorer.prepare(images[chosen])),
+            maps=maps,
+            model=describe(detector, self.scorer.path),
+        )
+
+
+def told_apart(detector: TransformationDetector, x: np.ndarray) -> tuple[float, float]:
+    """How often the rotation of images x is recognised, and how often by chance."""
+    turns = [each.k for each in detector.transformer_.transformations]
+    kinds, turns = np.unique(turns, return_inverse=True)
+    parts = (log_p for _, log_p in detector.log_responses(x))
+    found = np.concatenate([rotation_responses(each, turns).argmax(-1) for each in parts])
+    return float((found == turns[detector.scored_indices_]).mean()), 1 / len(kinds)
+
+
+def describe(detector: TransformationDetector, path: str | os.PathLike) -> dict[str, str]:
+    """How the model was made, as labels and texts for the report."""
+    details = {k: v for k, v in detector.details_.items() if k != "mean_image"}
+    height, width, channels = detector.image_shape_
+    paper = TransformationDetector(verbose=detector.verbose).get_settings()
+    changed = [f"{k}={v}" for k, v in detector.get_settings().items() if v != paper[k]]
+    seconds = [f"{part} {time:.0f}" for part, time in detector.seconds_.items()]
+    network = detector.network_
+    rows = {
+        "model file": printable(path),
+        "pixels": f"{height}x{width}, {'grey' if channels == 1 else 'colour'}",
+        "transformations": detector.transformer_.n_transforms,
+        "images held out": len(detector.calibration_scores_),
+        "network": f"{network.name}, {network.count_params():,} weights, {detector.precision_}",
+        "score": detector.settings_.score_name,
+        "settings that differ from the paper's": ", ".join(changed),
+        "seconds": ", ".join(seconds),
+    }
+    return {label: str(text) for label, text in (rows | details).items() if text}

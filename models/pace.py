@@ -1,0 +1,130 @@
+"""A training whose length follows the data, or the clock."""
+
+import math
+import time
+
+import keras
+import numpy as np
+from scipy.special import log_softmax
+
+CHECK_STEPS, PAIRS = 50, 1024
+"""Steps from one look at the held-out images to the next, and the (image, transformation) pairs
+that it takes: a twentieth of the arithmetic."""
+
+PATIENCE, LEAST_LOOKS, IMPROVEMENT = 0.3, 5, 0.01
+"""The share of all looks, and the fewest, without so much improvement of the mean log-probability,
+that bring training to its end."""
+
+COOL_DOWN = 0.3
+"""The share of the steps made that this end takes further."""
+
+
+class Pace(keras.callbacks.Callback):
+    """Leads the learning rate of a `TransformationDetector` of schedule "paced" through one cycle.
+
+    The rate rises from 1/25 of the detector's over the first three tenths of the training, then
+    falls to 0 as a cosine. Once what was done to the held-out images is recognised no better, by
+    the mean log y(T(x))_T of some of them, it falls to 0 from where it is within COOL_DOWN more of
+    the steps made, and training ends. With minutes, the cycle is as long as they are.
+
+    A training that goes on from a checkpoint goes on with its rate. steps: how many were made.
+    history: (step, mean log-probability) of each look.
+    """
+
+    def __init__(self, detector, n: int, held_out: np.ndarray, minutes: float | None = None):
+        """n: how many images are trained on. held_out: (m, h, w, c), of the same kind."""
+        super().__init__()
+        self.detector, self.n, self.held_out = detector, n, held_out
+        self.batch_size = detector.batch_size
+        self.limit = math.inf if minutes is None else 60 * minutes
+        self.started = self.clock()
+        self.history, self.timed, self.steps = [], None, 0
+        self.cooled_from = self.total = None
+
+    def on_train_begin(self, logs=None):
+        if self.total is not None:  # a later epoch
+            return
+        detector, rng = self.detector, np.random.default_rng(0)
+        self.total = max(1, round(detector.training_samples(self.n) / self.batch_size))
+        k = detector.transformer_.n_transforms
+        self.pairs = rng.integers(0, len(self.held_out), PAIRS), rng.integers(0, k, PAIRS)
+        self.steps = int(self.model.optimizer.iterations)
+        if self.steps and self._paced and self.limit == math.inf:
+            remains = float(self.model.optimizer.learning_rate) / self._cycle(self.steps - 1)
+            if remains < 0.999:
+                self.cooled_from = (self.steps - 1) / (1 + COOL_DOWN * (1 - remains))
+
+    def length(self) -> dict[str, float]:
+        """How long training was, in epochs over all transformed images."""
+        pairs = self.n * self.detector.transformer_.n_transforms
+        return {"epochs": round(self.steps * self.batch_size / pairs, 2)}
+
+    def clock(self) -> float:
+        """Seconds."""
+        return time.perf_counter()
+
+    @property
+    def _paced(self):
+        return self.detector.settings_.schedule == "paced"
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self._paced:
+            self._synchronise()
+            self.model.optimizer.learning_rate = self._rate(self.steps)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.steps += 1
+        self._estimate()
+        if not self._paced:
+            return
+        if self.steps % CHECK_STEPS == 0 and self.cooled_from is None:
+            self._look()
+        self.model.stop_training = self._rate(self.steps) <= 0
+
+    def _rate(self, step):
+        """The learning rate after so many steps; 0 or less where training is over."""
+        rate = self._cycle(step)
+        if self.cooled_from is not None:
+            rate *= 1 - (step - self.cooled_from) / (COOL_DOWN * self.cooled_from)
+        return rate
+
+    def _cycle(self, step):
+        rate = self.detector.settings_.learning_rate
+        done = max(step / self.total, (self.clock() - self.started) / self.limit)
+        if done < 0.3:
+            return rate * (1 / 25 + (1 - 1 / 25) * done / 0.3)
+        return rate / 2 * (1 + math.cos(math.pi * (done - 0.3) / 0.7)) if done < 1 else 0.0
+
+    def _look(self):
+        """Measures the held-out images; decides whether they are still recognised better."""
+        self._synchronise()
+        images, t = self.pairs
+        logits = self.model.predict_on_batch((self.held_out[images], t.astype(np.int32)))
+        log_p = log_softmax(np.asarray(logits, np.float64), axis=-1)[np.arange(PAIRS), t]
+        self.history.append((self.steps, float(log_p.mean())))
+        values = [value for _, value in self.history]
+        n = max(LEAST_LOOKS, math.ceil(PATIENCE * len(values)))
+        if len(values) > n and max(values[-n:]) < max(values[:-n]) + IMPROVEMENT:
+            self.cooled_from = self.steps
+
+    def _estimate(self):
+        """Says once, after ten seconds of steps, how long training takes at most."""
+        now = self.clock()
+        if self.timed is None:  # the first step compiles
+            self.timed = self.steps, now
+        elif self.timed and now - self.timed[1] >= 10:
+            speed = (self.steps - self.timed[0]) / (now - self.timed[1])
+            passes = self.detector.scoring_passes(self.n, len(self.held_out))
+            # what follows is in time, too
+            self.limit = max(1.0, self.limit - passes / (3 * self.batch_size * speed))
+            seconds = min((self.total - self.steps) / speed, self.limit - (now - self.started))
+            sooner = ", less if the held-out images are recognised no better before"
+            about = f"about {max(1, round(seconds / 60))} minutes"
+            about += f" at {speed * self.batch_size:.0f} images/s{sooner * self._paced}"
+            print(f"training takes {about}; --minutes M limits it", flush=True)
+            self.timed = ()
+
+    def _synchronise(self):
+        """Gives the variables their values where the backend keeps them elsewhere."""
+        if hasattr(self.model, "jax_state_sync"):
+            self.model.jax_state_sync()

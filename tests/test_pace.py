@@ -1,0 +1,130 @@
+import numpy as np
+import pytest
+from scipy.special import log_softmax
+
+from models.pace import CHECK_STEPS, COOL_DOWN, PAIRS, Pace
+from models.transformation_detector import TransformationDetector
+
+SMALL = {
+    "transformations": "simple",
+    "widen_factor": 1,
+    "schedule": "paced",
+    "learning_rate": 4e-3,
+    "precision": "float32",
+    "batch_size": 16,
+    "verbose": 0,
+}
+
+pytestmark = pytest.mark.usefixtures("small_network")
+
+
+@pytest.fixture(scope="module")
+def fours(digits):
+    return digits.x_train[digits.y_train == 4][:, ::2, ::2]
+
+
+class Watched(Pace):
+    """Keeps the learning rate of each step; its clock runs by steps."""
+
+    now = 0.0
+
+    def __init__(self, *arguments, step_seconds=0.0, **more):
+        super().__init__(*arguments, **more)
+        self.rates, self.step_seconds = [], step_seconds
+
+    def clock(self):
+        return self.now
+
+    def on_train_batch_begin(self, batch, logs=None):
+        super().on_train_batch_begin(batch, logs)
+        self.rates.append(float(self.model.optimizer.learning_rate))
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.now += self.step_seconds
+        super().on_train_batch_end(batch, logs)
+
+
+def trained(fours, samples, **more):
+    checkpoint = more.pop("checkpoint", None)
+    detector = TransformationDetector(**SMALL, samples=samples)
+    pace = Watched(detector, 100, fours[100:], **more)
+    detector.fit(fours[:100], callbacks=[pace], checkpoint=checkpoint)
+    return detector, pace
+
+
+def one_cycle(steps):
+    """The cycle of schedule "one_cycle" with 4e-3, written out."""
+    done = np.arange(steps) / steps
+    rising = 4e-3 * (1 / 25 + 24 / 25 * done / 0.3)
+    return np.where(done < 0.3, rising, 2e-3 * (1 + np.cos(np.pi * (done - 0.3) / 0.7)))
+
+
+def test_while_the_images_are_recognised_better_the_cycle_is_whole(fours, monkeypatch):
+    better = iter(range(1000))
+    monkeypatch.setattr("models.pace.log_softmax", lambda z, axis: np.full(z.shape, next(better)))
+    _, pace = trained(fours, 16 * 400)
+    np.testing.assert_allclose(pace.rates, one_cycle(400), rtol=1e-5)
+    assert pace.steps == 400 and pace.length() == {"epochs": 8.0}
+    assert [step for step, _ in pace.history] == list(range(50, 401, 50))
+
+
+def test_training_ends_with_the_rate_at_0_where_they_no_longer_are(fours, monkeypatch):
+    values = iter([-2.0, -1.5, -1.0, *[-1.2] * 1000])
+    monkeypatch.setattr("models.pace.log_softmax", lambda z, axis: np.full(z.shape, next(values)))
+    _, pace = trained(fours, 16 * 4000)
+    # five looks without improvement, after the third
+    assert pace.cooled_from == 8 * CHECK_STEPS
+    assert pace.steps == pytest.approx((1 + COOL_DOWN) * pace.cooled_from, abs=1)
+    cycle = one_cycle(4000)[: pace.steps]
+    np.testing.assert_allclose(pace.rates[:400], cycle[:400], rtol=1e-5)
+    fall = 1 - np.arange(pace.steps - 400) / (COOL_DOWN * 400)
+    np.testing.assert_allclose(pace.rates[400:], cycle[400:] * fall, rtol=1e-4)
+
+
+def test_a_training_that_goes_on_cools_down_as_if_it_had_not_stopped(fours, monkeypatch, tmp_path):
+    class Stop(Exception):
+        pass
+
+    def stop(self, batch, logs=None):
+        if self.steps == 350:
+            raise Stop
+        Pace.on_train_batch_begin(self, batch, logs)
+
+    monkeypatch.setattr("models.pace.log_softmax", lambda z, axis: np.zeros(z.shape))
+    _, unbroken = trained(fours, 16 * 4000)
+    path = tmp_path / "a.checkpoint.keras"
+    assert unbroken.cooled_from < 350 < unbroken.steps
+    with monkeypatch.context() as patch:
+        patch.setattr(Watched, "on_train_batch_begin", stop)
+        with pytest.raises(Stop):
+            trained(fours, 16 * 4000, checkpoint=path)
+    _, resumed = trained(fours, 16 * 4000, checkpoint=path)
+    assert resumed.cooled_from == pytest.approx(unbroken.cooled_from, rel=1e-3)
+    assert resumed.steps == pytest.approx(unbroken.steps, abs=1)
+
+
+def test_a_look_measures_what_was_truly_done(fours):
+    detector, pace = trained(fours, 16 * 50)
+    ((step, value),) = pace.history
+    images, t = pace.pairs
+    moved = detector.transformer_.transform_batch(fours[100:][images], t)
+    log_p = log_softmax(np.asarray(detector.network_(moved.astype("f4") / 127.5 - 1)), axis=-1)
+    assert step == 50 and value == pytest.approx(log_p[np.arange(PAIRS), t].mean(), rel=1e-3)
+
+
+def test_minutes_end_it_in_time_and_the_length_is_said(fours, capsys):
+    detector, pace = trained(fours, 16 * 4000, minutes=10, step_seconds=4.0)
+    alpha = detector.scoring_passes(100, 21) / (3 * 16) * 4.0
+    assert pace.now == pytest.approx(600 - alpha, abs=5)
+    assert pace.rates[-1] < 1e-3 * max(pace.rates) and max(pace.rates) == pytest.approx(4e-3, 0.05)
+    (said,) = capsys.readouterr().out.splitlines()
+    assert "about 8 minutes at 4 images/s" in said
+
+
+def test_another_schedule_is_left_alone(fours, capsys):
+    detector = TransformationDetector(**SMALL | {"schedule": "one_cycle"}, samples=16 * 120)
+    pace = Watched(detector, 100, fours[100:], step_seconds=1.0)
+    detector.fit(fours[:100], callbacks=[pace])
+    assert pace.steps == 120 and not pace.history
+    (said,) = capsys.readouterr().out.splitlines()
+    assert "training takes about" in said and "less if" not in said

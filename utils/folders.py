@@ -1,0 +1,165 @@
+"""Folders and lists of images, of any format, size and colour, as arrays of small square ones."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from utils.images import MAX_PIXELS, Deep, ImageError, printable, read_squares
+from utils.progress import progress
+
+LEAST_USED = 0.8
+"""The share of its images' pixels under which a folder deserves another region."""
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The images of some folders and files.
+
+    paths: n. images: (m, side, side, 3) bytes, the squares of paths[i] from first[i] (n,) on; m = n
+    but for the region "tiles". skipped: (path, reason) of the files that are no readable image, and
+    of folders left out. white: the value that became 255 in the images of more than 8 bits, None
+    where there are none. clipped: how many of these have pixels above it. name, remarks: for
+    people, what was read and what is to be said of that.
+    """
+
+    paths: list[Path]
+    images: np.ndarray
+    first: np.ndarray
+    skipped: list[tuple[Path, str]]
+    white: int | None = None
+    clipped: int = 0
+    name: str = ""
+    remarks: list[str] = field(default_factory=list)
+
+    def part(self, chosen: np.ndarray) -> "Folder":
+        """The folder with its images of some numbers alone."""
+        squares = np.split(self.images, self.first[1:])
+        joined = _joined([squares[i] for i in chosen])
+        return replace(self, paths=[self.paths[i] for i in chosen], **joined)
+
+    def lowest(self, scores: np.ndarray) -> np.ndarray:
+        """The number of each image's square that scores lowest (n,), of scores (m,)."""
+        parts = np.split(scores, self.first[1:])
+        return self.first + np.array([part.argmin() for part in parts])
+
+
+def read_folder(
+    folder: str | os.PathLike | Iterable[str | os.PathLike],
+    side: int,
+    *,
+    white: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+    region: str = "centre",
+    strict: bool = True,
+    verbose: int = 1,
+) -> Folder:
+    """All images in a folder and its sub-folders, or of several folders and files: `find_files`.
+
+    Each is brought to side x side pixels as `utils.images.read_squares` does. white: for images of
+    more than 8 bits; None takes the smallest that is enough for all of them, so that the 12 bits of
+    a camera become 8 however its files store them. Files that are no readable image are listed.
+
+    Raises ImageError where a folder is none, or nothing holds a readable image.
+    """
+    sources = [folder] if isinstance(folder, str | os.PathLike) else list(folder)
+    name = ", ".join(map(printable, sources[:3])) + ", ..." * (len(sources) > 3)
+    files, skipped = find_files(*sources, strict=strict)
+    paths, squares, used = [], [], []
+    for path in progress(files, "reading", unit="image", verbose=verbose):
+        try:
+            found, share = read_squares(path, side, max_pixels=max_pixels, region=region)
+        except ImageError as error:
+            skipped.append((path, str(error)))
+            continue
+        paths.append(path)
+        squares.append(found)
+        used.append(share)
+    if not paths:
+        tried = "".join(f"\n  {printable(path)}: {reason}" for path, reason in skipped[:5])
+        raise ImageError(f"{name or 'the list'} holds no readable image{tried}")
+    deep = [each for each in squares if isinstance(each, Deep)]
+    white = (white or max(each.white for each in deep)) if deep else None
+    clipped = sum(each.highest > white for each in deep)
+    remarks = []
+    if deep:
+        remarks.append(f"{name}: in images of more than 8 bits, {white} is white")
+        remarks[0] += f"; {clipped} of them have pixels above it" * bool(clipped)
+    if np.mean(used) < LEAST_USED:
+        remarks.append(
+            f"warning: {name}: {1 - np.mean(used):.0%} of the pixels lie outside the central "
+            "squares and are not looked at: fit with --region whole or tiles to use them"
+        )
+    joined = _joined([each.to_bytes(white) if isinstance(each, Deep) else each for each in squares])
+    read = {"white": white, "clipped": clipped, "name": name, "remarks": remarks}
+    return Folder(paths, skipped=skipped, **joined, **read)
+
+
+def _joined(squares):
+    """The squares of images, a list of (k, side, side, 3), in one array."""
+    return {"images": np.concatenate(squares), "first": np.cumsum([0, *map(len, squares[:-1])])}
+
+
+def find_files(
+    *sources: str | os.PathLike, strict: bool = True
+) -> tuple[list[Path], list[tuple[Path, str]]]:
+    """The files in folders and their sub-folders, and (path, reason) of what is left out.
+
+    A source may be a single file too; each path is there once. Sorted within each folder. Links to
+    folders are followed, after all that lies in the folder itself; a folder that can be reached in
+    several ways is read once. Hidden files and folders, whose names start with a dot, are passed by
+    without mention.
+
+    Raises ImageError where a source is not there; with strict False it is among the files.
+    """
+    found, skipped, seen = [], [], {}
+    for source in map(Path, sources):
+        if source.is_dir():
+            _walk(source, found, skipped, seen)
+        elif strict and not source.exists():
+            raise ImageError(f"{printable(source)} is no folder and no file; give what is there")
+        else:
+            found.append(source)
+    return list(dict.fromkeys(found)), skipped
+
+
+def _walk(folder, found, skipped, seen):
+    """`find_files` of one folder; seen: paths of the folders that are not to be read, by inode."""
+
+    def unreadable(error):
+        skipped.append((Path(error.filename), f"cannot be read: {error.strerror}"))
+
+    # a link that leads upwards would read all that lies beside the folder
+    above = {_identity(parent): parent for parent in folder.resolve().parents}
+    pending = [folder]
+    for start in pending:  # which grows
+        for parent, folders, files in os.walk(start, onerror=unreadable):
+            parent = Path(parent)
+            identity = _identity(parent)
+            first = above.get(identity) or seen.setdefault(identity, parent)
+            if first is not parent:
+                skipped.append((parent, f"leads back to {printable(first)}"))
+                folders.clear()
+                continue
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            pending += [parent / name for name in folders if (parent / name).is_symlink()]
+            for path in (parent / name for name in sorted(files) if not name.startswith(".")):
+                if os.path.isfile(path):
+                    found.append(path)
+                else:
+                    skipped.append((path, _why_no_file(path)))
+
+
+def _identity(folder):
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
+
+
+def _why_no_file(path):
+    try:
+        os.stat(path)
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    return "neither a file nor a folder"
