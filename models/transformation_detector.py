@@ -123,7 +123,8 @@ class TransformationDetector(Detector):
         }
         self._train(x, checkpoint, callbacks)
         self.seconds_["training"] = checkpoint.seconds
-        self.record_["training_samples"] = self.training_samples(len(x))
+        made = int(self._trainer_.optimizer.iterations) * self.settings_.batch_size
+        self.record_["training_samples"] = min(made, self.training_samples(len(x)))
         start = time.perf_counter()
         self._estimate_alpha(x)
         self.seconds_["alpha"] = time.perf_counter() - start

@@ -71,7 +71,8 @@ def test_while_the_images_are_recognised_better_the_cycle_is_whole(fours, monkey
 def test_training_ends_with_the_rate_at_0_where_they_no_longer_are(fours, monkeypatch):
     values = iter([-2.0, -1.5, -1.0, *[-1.2] * 1000])
     monkeypatch.setattr("models.pace.log_softmax", lambda z, axis: np.full(z.shape, next(values)))
-    _, pace = trained(fours, 16 * 4000)
+    detector, pace = trained(fours, 16 * 4000)
+    assert detector.record_["training_samples"] == 16 * pace.steps
     # five looks without improvement, after the third
     assert pace.cooled_from == 8 * CHECK_STEPS
     assert pace.steps == pytest.approx((1 + COOL_DOWN) * pace.cooled_from, abs=1)
