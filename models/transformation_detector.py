@@ -123,8 +123,9 @@ class TransformationDetector(Detector):
         }
         self._train(x, checkpoint, callbacks)
         self.seconds_["training"] = checkpoint.seconds
-        made = int(self._trainer_.optimizer.iterations) * self.settings_.batch_size
-        self.record_["training_samples"] = min(made, self.training_samples(len(x)))
+        planned, b = self.training_samples(len(x)), self.settings_.batch_size
+        made = b * int(self._trainer_.optimizer.iterations)
+        self.record_["training_samples"] = made if made + b <= planned else planned  # ended early
         start = time.perf_counter()
         self._estimate_alpha(x)
         self.seconds_["alpha"] = time.perf_counter() - start
