@@ -123,8 +123,8 @@ def fit(options: argparse.Namespace) -> int:
         scores = detector.score_samples(x_held_out)
         detector.calibration_scores_ = np.sort(scores[held_out.lowest(scores)])
         detector.set_false_alarm_rate(options.false_alarm_rate)
-        made = {"recipe": options.recipe, "white": folder.white, "region": options.region}
-        detector.details_ |= made | pace.length()
+        read = {"white": folder.white, "region": options.region}
+        detector.details_ |= {"recipe": options.recipe} | read
         detector.save(options.output)
         checkpoint.unlink(missing_ok=True)
     answer(options, [*findings(detector, x_held_out), f"wrote {printable(options.output)}"])

@@ -7,6 +7,8 @@ import keras
 import numpy as np
 from scipy.special import log_softmax
 
+from utils.optimizers import START, WARM_UP
+
 CHECK_STEPS, PAIRS = 50, 1024
 """Steps from one look at the held-out images to the next, and the (image, transformation) pairs
 that it takes: a twentieth of the arithmetic."""
@@ -54,11 +56,6 @@ class Pace(keras.callbacks.Callback):
             if remains < 0.999:
                 self.cooled_from = (self.steps - 1) / (1 + COOL_DOWN * (1 - remains))
 
-    def length(self) -> dict[str, float]:
-        """How long training was, in epochs over all transformed images."""
-        pairs = self.n * self.detector.transformer_.n_transforms
-        return {"epochs": round(self.steps * self.batch_size / pairs, 2)}
-
     def clock(self) -> float:
         """Seconds."""
         return time.perf_counter()
@@ -91,9 +88,10 @@ class Pace(keras.callbacks.Callback):
     def _cycle(self, step):
         rate = self.detector.settings_.learning_rate
         done = max(step / self.total, (self.clock() - self.started) / self.limit)
-        if done < 0.3:
-            return rate * (1 / 25 + (1 - 1 / 25) * done / 0.3)
-        return rate / 2 * (1 + math.cos(math.pi * (done - 0.3) / 0.7)) if done < 1 else 0.0
+        if done < WARM_UP:
+            return rate * (START + (1 - START) * done / WARM_UP)
+        fallen = min(1, (done - WARM_UP) / (1 - WARM_UP))
+        return rate / 2 * (1 + math.cos(math.pi * fallen))
 
     def _look(self):
         """Measures the held-out images; decides whether they are still recognised better."""

@@ -115,7 +115,6 @@ class TransformationDetector(Detector):
             warnings.warn(message, stacklevel=3)
         self.details_ = {
             "images": len(x),
-            "epochs": round(self._epochs(len(x)), 2),
             "mean_image": np.round(x.mean(axis=0), 0 if x.dtype == np.uint8 else 4).tolist(),
             "backend": backend(),
             "device": device_name(),
@@ -123,9 +122,6 @@ class TransformationDetector(Detector):
         }
         self._train(x, checkpoint, callbacks)
         self.seconds_["training"] = checkpoint.seconds
-        planned, b = self.training_samples(len(x)), self.settings_.batch_size
-        made = b * int(self._trainer_.optimizer.iterations)
-        self.record_["training_samples"] = made if made + b <= planned else planned  # ended early
         start = time.perf_counter()
         self._estimate_alpha(x)
         self.seconds_["alpha"] = time.perf_counter() - start
@@ -221,6 +217,9 @@ class TransformationDetector(Detector):
             callbacks=callbacks,
             verbose=self.verbose,
         )
+        made = int(self._trainer_.optimizer.iterations) / total_steps  # a callback may end it early
+        self.details_["epochs"] = round(made * self._epochs(len(x)), 2)
+        self.record_["training_samples"] = round(made * self.training_samples(len(x)))
 
     def _compile_trainer(self, total_steps, jit_compile):
         self._trainer_.compile(

@@ -62,9 +62,9 @@ def one_cycle(steps):
 def test_while_the_images_are_recognised_better_the_cycle_is_whole(fours, monkeypatch):
     better = iter(range(1000))
     monkeypatch.setattr("models.pace.log_softmax", lambda z, axis: np.full(z.shape, next(better)))
-    _, pace = trained(fours, 16 * 400)
+    detector, pace = trained(fours, 16 * 400)
     np.testing.assert_allclose(pace.rates, one_cycle(400), rtol=1e-5)
-    assert pace.steps == 400 and pace.length() == {"epochs": 8.0}
+    assert pace.steps == 400 and detector.details_["epochs"] == 8.0
     assert [step for step, _ in pace.history] == list(range(50, 401, 50))
 
 

@@ -3,14 +3,17 @@
 import keras
 from keras import ops
 
+WARM_UP, START = 0.3, 1 / 25
+"""Of one cycle: the share of steps in which the rate rises, and the share of its peak at first."""
+
 
 def one_cycle(
     learning_rate: float, total_steps: int
 ) -> keras.optimizers.schedules.LearningRateSchedule:
     """Linear warm-up from 1/25 of the rate over the first three tenths, then cosine to 0."""
-    warmup = max(1, round(0.3 * total_steps))
+    warmup = max(1, round(WARM_UP * total_steps))
     return keras.optimizers.schedules.CosineDecay(
-        learning_rate / 25,
+        START * learning_rate,
         decay_steps=max(1, total_steps - warmup),
         warmup_target=learning_rate,
         warmup_steps=warmup,

@@ -108,10 +108,10 @@ class Task:
 
     def identity(self) -> dict:
         """What a run's file must agree in with what is asked for."""
-        changes, settings = self.method.changes(self.options), self.detector().get_params()
+        given, settings = self.method.changes(self.options), self.detector().get_params()
         changes = {
-            "epochs": changes.get("epochs"),
-            "batch size": changes.get("batch_size"),
+            "epochs": given.get("epochs"),
+            "batch size": given.get("batch_size"),
             "training images": self.options.limit_train,
             "test images": self.options.limit_test,
         }
