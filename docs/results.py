@@ -97,7 +97,7 @@ def table1() -> list[pd.DataFrame]:
     A row for each data set and class. A column for each method, then those of other recipes than
     the paper's, which have no published values.
     """
-    folders = ("results", "results/fast", "results/reduced")
+    folders = ("results", "results/fast")
     runs = [results.read_runs(folders, name) for name in PUBLISHED["dataset"].unique()]
     runs = pd.concat(runs).query("first")
     recipe = runs["recipe"].str.removeprefix("paper, ")
