@@ -12,15 +12,15 @@ from dataclasses import dataclass
 
 import keras
 import numpy as np
-from keras import ops
 
-from models.layers import scale_images
+from models.responses import create_responder, create_trainer, responses
 from models.wide_residual_network import create_wide_residual_network
-from transformations import TransformationSet, Transformer, TransformLayer, all_transformed
+from transformations import TransformationSet, Transformer
 from utils.batches import pair_batches, predict
 from utils.detector import to_unit_range
 from utils.device import scoring_batch, use_xla
 from utils.optimizers import SGD, Muon, one_cycle
+from utils.scores import simplified_score
 from utils.training import Checkpoint, fit_steps
 
 
@@ -114,10 +114,7 @@ def train_network(
     k, batch_size = transformations.n_transforms, recipe.batch_size
     steps_per_epoch = math.ceil(len(x) / batch_size)
     total_steps = max(1, round(recipe.epochs * steps_per_epoch))
-    images = keras.Input(x.shape[1:], dtype=str(x.dtype))
-    t = keras.Input((), dtype="int32")
-    transformed = TransformLayer(transformations.transformations)([images, t])
-    trainer = keras.Model([images, t], network(scale_images(transformed)))
+    trainer = create_trainer(network, transformations, x.shape[1:], x.dtype.name)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     trainer.compile(
         recipe.create_optimizer(total_steps),
@@ -169,15 +166,11 @@ def random_pairs(n: int, n_transforms: int, seed: int, epoch: int) -> np.ndarray
 
 def simplified_scores(network: keras.Model, x: np.ndarray) -> np.ndarray:
     """The simplified score (section 4.2) of the transformations' head: (n, h, w, c) to (n,)."""
-    transformations = Transformer()
-    k = transformations.n_transforms
-    images = keras.Input(x.shape[1:], dtype=str(x.dtype))
-    every = all_transformed(images, transformations.index_maps(*x.shape[1:3]))
-    log_p = ops.log_softmax(network(scale_images(every))["transformations"], axis=-1)
-    scorer = keras.Model(images, ops.diagonal(ops.reshape(log_p, (-1, k, k)), axis1=1, axis2=2))
-    scorer.compile(jit_compile=use_xla())
-    log_p = predict(scorer, x, max(1, scoring_batch() // k))
-    return np.exp(log_p.astype(np.float64)).mean(axis=1)
+    transformer = Transformer()
+    shape = max(1, scoring_batch() // len(transformer)), *x.shape[1:]
+    responder = create_responder(network, transformer, shape, x.dtype.name)
+    parts = responses(responder, x, "scoring", verbose=0)
+    return np.concatenate([simplified_score(log_p) for _, log_p in parts])
 
 
 def accuracy(network: keras.Model, x: np.ndarray, y: np.ndarray) -> float:
