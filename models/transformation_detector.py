@@ -123,19 +123,8 @@ class TransformationDetector(Detector):
         """The untrained network and the models that feed it: to train, to score, to explain."""
         settings = self.settings_
         self.transformer_ = self._resolve_transformations()
-        depth, widen_factor = self._architecture()
         self._images_at_once(self.transformer_.n_transforms)  # refuses what memories cannot hold
-        self.network_ = create_wide_residual_network(
-            self.image_shape_,
-            self.transformer_.n_transforms,
-            depth=depth,
-            widen_factor=widen_factor,
-            dropout_rate=settings.dropout_rate,
-            final_activation=None,
-            weight_decay=settings.weight_decay,
-            seed=settings.seed,
-            dtype=self.precision_,
-        )
+        self.network_ = self._create_network()
         kind = self.image_shape_, self.image_dtype_
         self._trainer_ = create_trainer(self.network_, self.transformer_, *kind)
 
@@ -151,6 +140,21 @@ class TransformationDetector(Detector):
             (settings.scored_transformations == "all") | ~flips.astype(bool)
         )
         self._responder_ = self._create_responder(self.scored_indices_)
+
+    def _create_network(self):
+        """From images in [-1, 1] to a logit for each transformation."""
+        settings, (depth, widen_factor) = self.settings_, self._architecture()
+        return create_wide_residual_network(
+            self.image_shape_,
+            self.transformer_.n_transforms,
+            depth=depth,
+            widen_factor=widen_factor,
+            dropout_rate=settings.dropout_rate,
+            final_activation=None,
+            weight_decay=settings.weight_decay,
+            seed=settings.seed,
+            dtype=self.precision_,
+        )
 
     def _resolve_transformations(self):
         settings, side = self.settings_, min(self.image_shape_[:2])
