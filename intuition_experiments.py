@@ -39,7 +39,7 @@ from models.transformation_detector import TransformationDetector
 from transformations import SimpleTransformer, TransformationSet, all_transformed
 from utils.backend import backend, input_gradient, keras_defaults
 from utils.claims import claim
-from utils.commands import run_command, seed_number, whole_number
+from utils.commands import experiment_parser, run_command, seed_number, whole_number
 from utils.datasets import Dataset, load_dataset
 from utils.detector import to_unit_range
 from utils.device import made_with
@@ -282,28 +282,19 @@ def draw_figure(data: Dataset, path: Path, options: argparse.Namespace, n_images
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = experiment_parser(__doc__)
     add = parser.add_argument
     add("--pairs", action="store_true", help="only the paper's pairs")
     add("--figure", action="store_true", help="only Figure 1")
     add("--normal", type=int, choices=range(10), help="a pair of one's own: the normal digit")
     add("--anomaly", type=int, choices=range(10), help="and the anomaly")
-    add(
-        "--transformations",
-        type=transformation,
-        nargs="+",
-        metavar="FLIP,TX,TY,K",
-        help="and the transformations to tell apart (default: identity and flip)",
-    )
+    text = "and the transformations to tell apart (default: identity and flip)"
+    add("--transformations", type=transformation, nargs="+", metavar="FLIP,TX,TY,K", help=text)
     add("--seeds", type=whole_number, default=5, help="runs of each pair (default: 5)")
     add("--epochs", type=whole_number, default=10, help="of a pair's training (default: 10)")
     add("--figure-epochs", type=whole_number, default=1, help="of Figure 1's training (default: 1)")
     add("--sigma", type=float, default=0.34, help="Figure 1's filter, pixels (default: 0.34)")
     add("--figure-seed", type=seed_number, default=0, help="Figure 1's seed (default: 0)")
-    add("--data-dir", type=Path, default=Path("data"), help="where mnist.npz lies (default: data)")
-    add("--results-dir", type=Path, default=Path("runs"), help="default: runs")
     options = parser.parse_args(arguments)
     own = options.normal is not None
     if own != (options.anomaly is not None):

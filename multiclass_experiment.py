@@ -31,7 +31,13 @@ import pandas as pd
 from models.two_headed import RECIPES, Classifier, TwoHeaded
 from utils.backend import backend
 from utils.claims import claim
-from utils.commands import number_above_zero, run_command, seed_number, whole_number
+from utils.commands import (
+    experiment_parser,
+    number_above_zero,
+    run_command,
+    seed_number,
+    whole_number,
+)
 from utils.datasets import load_dataset, load_test_images, random_part
 from utils.device import PRECISIONS, device_name, made_with, resolve_precision
 from utils.files import replacing
@@ -181,33 +187,25 @@ def report(folder: Path) -> str:
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = experiment_parser(__doc__)
     add = parser.add_argument
-    add(
-        "--out",
-        type=lambda text: [name.strip() for name in text.split(",")],
-        default=["tiny_imagenet"],
-        help="the other images: tiny_imagenet, or data sets of 32x32 images, such as cifar100 and "
-        "fashion_mnist, separated by commas (default: tiny_imagenet)",
+    text = (
+        "the other images: tiny_imagenet, or data sets of 32x32 images, such as cifar100 and "
+        "fashion_mnist, separated by commas (default: tiny_imagenet)"
     )
+    names = {"type": lambda text: [name.strip() for name in text.split(",")]}
+    add("--out", default=["tiny_imagenet"], help=text, **names)
     add("--recipe", choices=RECIPES, default="paper", help="default: paper")
     add("--depth", type=whole_number, help="6n + 4 (default: 16, of one_cycle 10)")
     add("--widen-factor", type=whole_number, help="default: 8, of one_cycle 4")
-    add(
-        "--epochs",
-        type=number_above_zero,
-        help="default: 200, of one_cycle 30; the schedule shrinks with it",
-    )
+    text = "default: 200, of one_cycle 30; the schedule shrinks with it"
+    add("--epochs", type=number_above_zero, help=text)
     add("--limit-train", type=whole_number, help="train on the first N images")
     add("--limit-test", type=whole_number, help="score a random N of each test set")
     add("--precision", choices=PRECISIONS, default="auto", help="default: auto")
     add("--temperature", type=number_above_zero, default=1000.0, help="ODIN's (default: 1000)")
     add("--perturbation", type=float, default=0.0014, help="ODIN's (default: 0.0014)")
     add("--seed", type=seed_number, default=0, help="default: 0")
-    add("--data-dir", type=Path, default=Path("data"), help="where data sets lie (default: data)")
-    add("--results-dir", type=Path, default=Path("runs"), help="default: runs")
     add("--report", action="store_true", help="only make the table from the files that are there")
     add("--verbose", type=int, choices=(0, 1), default=1, help="0 shows no progress (default: 1)")
     options = parser.parse_args(arguments)

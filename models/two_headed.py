@@ -90,16 +90,11 @@ class Classifier(Detector):
     def _create_network(self, n_transforms: int) -> keras.Model:
         """From images in [-1, 1] to logits."""
         settings = self.settings_
-        return create_wide_residual_network(
-            self.image_shape_,
-            self._heads(n_transforms),
-            settings.depth,
-            settings.widen_factor,
-            final_activation=None,
-            weight_decay=settings.weight_decay,
-            seed=settings.seed,
-            dtype=self.precision_,
-        )
+        how = {"weight_decay": settings.weight_decay, "seed": settings.seed}
+        how |= {"final_activation": None, "dtype": self.precision_}
+        size = settings.depth, settings.widen_factor
+        heads = self._heads(n_transforms)
+        return create_wide_residual_network(self.image_shape_, heads, *size, **how)
 
     def _heads(self, n_transforms):
         return self.settings_.n_categories
@@ -117,10 +112,9 @@ class Classifier(Detector):
         trainer = create_trainer(self.network_, self.transformer_, x.shape[1:], x.dtype.name)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         rate = settings.learning_rate
+        sgd = SGD(step_schedule(rate, total_steps), momentum=0.9, nesterov=True)
         trainer.compile(
-            SGD(step_schedule(rate, total_steps), momentum=0.9, nesterov=True)
-            if settings.schedule == "steps"
-            else Muon(one_cycle(rate, total_steps)),
+            sgd if settings.schedule == "steps" else Muon(one_cycle(rate, total_steps)),
             loss=keras.tree.map_structure(lambda head: loss, trainer.output),
             metrics=keras.tree.map_structure(lambda head: ["accuracy"], trainer.output),
             jit_compile=use_xla(),
@@ -149,12 +143,11 @@ class Classifier(Detector):
 
     def categories(self) -> keras.Model:
         """A copy of the network in float32 that gives the logits of the categories alone."""
-        copy = keras.models.clone_model(
-            self.network_,
-            clone_function=lambda layer: layer.from_config(
-                layer.get_config() | {"dtype": "float32"}
-            ),
-        )
+
+        def in_float32(layer):
+            return layer.from_config(layer.get_config() | {"dtype": "float32"})
+
+        copy = keras.models.clone_model(self.network_, clone_function=in_float32)
         copy.set_weights(self.network_.get_weights())
         logits = copy.output["categories"] if isinstance(copy.output, dict) else copy.output
         return keras.Model(copy.input, logits)
