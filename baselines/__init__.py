@@ -51,7 +51,6 @@ METHODS = {
         ADGAN,
         runs=1,
         recipes=_small(latent_dim=32, n_seeds=1, epochs=1, batch_size=32, learning_rate=2e-3),
-        backends=("tensorflow", "torch"),
         hours=8.5,
     ),
 }

@@ -9,7 +9,7 @@ from keras import layers, ops
 
 from baselines.deep import DeepBaseline, Network, fit_network
 from models.encoders_decoders import convolutional_decoder, convolutional_encoder
-from utils.backend import backend, input_gradient
+from utils.backend import backend, input_gradient, loss_and_gradients, stateless_step
 from utils.batches import predict
 from utils.detector import to_unit_range
 from utils.device import use_xla
@@ -38,7 +38,6 @@ class ADGAN(DeepBaseline):
     a random so many of the test images.
 
     pairs_at_once pairs of image and z are adapted at once, or one image's where it has more.
-    TensorFlow and PyTorch only.
     """
 
     latent_dim: int = setting(256, whole_number())
@@ -55,11 +54,6 @@ class ADGAN(DeepBaseline):
     learning_rate: float = setting(1e-4, number())
 
     def _train(self, x: np.ndarray, checkpoint: Checkpoint, callbacks: list) -> keras.Model:
-        if backend() == "jax":
-            raise ValueError(
-                "ADGAN trains on TensorFlow and PyTorch, not on JAX: set KERAS_BACKEND=tensorflow "
-                "or torch"
-            )
         settings = self.settings_
         shape, latent, seed = x.shape[1:], settings.latent_dim, settings.seed
         critic = convolutional_encoder(shape, 1, None, seed=seed, dtype=self.precision_)
@@ -105,51 +99,44 @@ class WassersteinGAN(Network):
             shape = ops.shape(x)[0], settings.latent_dim
             return generator(keras.random.normal(shape, seed=self.noise), training=training)
 
-        def critic_loss(x, outputs):
+        def critic_loss(x):
             fake = ops.stop_gradient(generate(x, training=False))
             share = keras.random.uniform((ops.shape(x)[0], 1, 1, 1), seed=self.shares)
             penalty = gradient_penalty(critic, share * x + (1 - share) * fake)
-            loss = ops.mean(critic(fake, training=True)) - ops.mean(outputs)
+            loss = ops.mean(critic(fake, training=True)) - ops.mean(critic(x, training=True))
             return loss + settings.gradient_penalty * penalty
 
-        self.trainers = [
-            _Trainer(critic, critic, critic_loss),
-            _Trainer(generator, generate, lambda x, fake: -ops.mean(critic(fake, training=True))),
-        ]
-        for trainer in self.trainers:
-            adam = Adam(settings.learning_rate, beta_1=0.0, beta_2=0.9)
-            adam.build(trainer.network.trainable_variables)
-            trainer.compile(adam)
-        self.compile(adam, jit_compile=use_xla())  # the generator's Adam counts this model's steps
+        def generator_loss(x):
+            return -ops.mean(critic(generate(x, training=True), training=True))
+
+        self.networks = critic, generator
+        self.losses_of = critic_loss, generator_loss
+        self.optimizers = [Adam(settings.learning_rate, beta_1=0.0, beta_2=0.9) for _ in range(2)]
+        for optimizer, network in zip(self.optimizers, self.networks, strict=True):
+            optimizer.build(network.trainable_variables)
+        self.critic_state = self.optimizers[0].variables  # which `compile` does not know of
+        self.compile(self.optimizers[1], jit_compile=use_xla())  # it counts this model's steps
         self.built = True
 
     def call(self, x):
         return x
 
-    def train_step(self, data):
-        (x,) = data
-        critic, generator = self.trainers
+    def train_step(self, *arguments):
+        *state, (x,) = arguments
+        return stateless_step(self, self._steps, *state, x) if state else self._steps(x)
+
+    def _steps(self, x):
         for step in range(self.critic_steps):
             part = x[step * self.batch_size : (step + 1) * self.batch_size]
-            critic_logs = critic.train_step((part,))
-        generator_logs = generator.train_step((part,))
-        return {"critic": critic_logs["loss"], "generator": generator_logs["loss"]}
+            critic = self._step(0, part)
+        return {"critic": critic, "generator": self._step(1, part)}
 
-
-class _Trainer(Network):
-    """Trains one of the two networks by a loss of real images and of outputs on them.
-
-    outputs, loss: functions, in which the other network is hidden: it is not this model's to train.
-    """
-
-    def __init__(self, network, outputs, loss):
-        super().__init__(name=f"{network.name}_trainer")
-        self.network = network
-        self.outputs_on, self.loss_of = lambda x, training: outputs(x, training=training), loss
-        self.built = True
-
-    def call(self, x, training=False):
-        return self.outputs_on(x, training)
+    def _step(self, which, x):
+        """Trains one of the two networks; returns its loss."""
+        trained = self.networks[which].trainable_variables
+        loss, gradients = loss_and_gradients(self, lambda: self.losses_of[which](x), trained)
+        self.optimizers[which].apply(gradients, trained)
+        return loss
 
 
 def gradient_penalty(critic: keras.Model, x):

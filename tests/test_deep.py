@@ -39,8 +39,6 @@ def test_training_that_was_killed_goes_on_as_the_unbroken(
     create, step, before, total, tmp_path, monkeypatch, eagerly
 ):
     """Equal bits of weights, optimisers and random states, and the batches that were left."""
-    if create is ADGAN and keras.backend.backend() == "jax":
-        pytest.skip("ADGAN does not train on JAX")
     fed = []
 
     def batches(n, make):
@@ -93,8 +91,6 @@ def test_the_states_of_random_generators_are_in_the_checkpoint(tmp_path):
 @pytest.mark.parametrize("create", SETTINGS)
 def test_convolutions_compute_in_bfloat16_and_nothing_else_does(create, eagerly, monkeypatch):
     """Against float32: what it changes is small, and weights, outputs and scores are in float32."""
-    if create is ADGAN and keras.backend.backend() == "jax":
-        pytest.skip("ADGAN does not train on JAX")
     models, x = [], np.random.default_rng(0).integers(0, 256, (8, 8, 8, 1), dtype=np.uint8)
 
     def fit_steps(model, batches_of, **_):

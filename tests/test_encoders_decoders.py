@@ -70,16 +70,10 @@ def test_epochs_go_through_all_images_in_new_orders():
     assert len(epoch_batches(10, 4, 0.01, seed=0)) == 1
 
 
-def skip_adgan_on_jax(create):
-    if create is ADGAN and keras.backend.backend() == "jax":
-        pytest.skip("ADGAN does not train on JAX")
-
-
 @not_of_tf_data
 @pytest.mark.parametrize("create", SMALL)
 def test_one_constant_image_gives_finite_scores(create, eagerly):
     """Zeros, in the middle of the range: no contrast, no norm, no covariance."""
-    skip_adgan_on_jax(create)
     x = np.zeros((1, 8, 8, 1), np.float32)
     noise = np.random.default_rng(0).uniform(-1, 1, (3, 8, 8, 1)).astype("float32")
     detector = create(**SMALL[create], epochs=1, batch_size=4, verbose=0).fit(x)
@@ -93,7 +87,6 @@ def test_a_seed_repeats_all_that_training_starts_from(create, monkeypatch):
 
     What follows is the same but for rounding.
     """
-    skip_adgan_on_jax(create)
     starts = []
 
     def record(model, batches_of, *, total_steps, **_):

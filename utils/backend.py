@@ -1,4 +1,4 @@
-"""What depends on Keras's backend: its defaults, compiling, and gradients by inputs."""
+"""What depends on Keras's backend: its defaults, and gradients by inputs and by weights."""
 
 import contextlib
 
@@ -76,3 +76,57 @@ def input_gradient(function, x, **arguments):
     for variable, value in zip(variables, state, strict=True):
         variable.assign(value)
     return gradient
+
+
+def loss_and_gradients(model: keras.Model, loss, variables: list):
+    """loss() and its gradients by some of the model's variables, which a step is to train.
+
+    loss may use and assign to any variable of the model.
+    """
+    if backend() == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            value = loss()
+        return value, tape.gradient(value, variables)
+    if backend() == "torch":
+        import torch
+
+        value = loss()
+        return value.detach(), torch.autograd.grad(value, [each.value for each in variables])
+    import jax
+
+    known = {id(each) for each in variables}
+    others = [each for each in model.variables if id(each) not in known]
+
+    def stateless_loss(values, other_values):
+        mapping = zip([*variables, *others], [*values, *other_values], strict=True)
+        with keras.StatelessScope(mapping) as scope:
+            value = loss()
+        return value, [scope.get_current_value(each) for each in others]
+
+    values, other_values = ([each.value for each in group] for group in (variables, others))
+    (value, other_values), gradients = jax.value_and_grad(stateless_loss, has_aux=True)(
+        values, other_values
+    )
+    for variable, new in zip(others, other_values, strict=True):
+        variable.assign(new)
+    return value, gradients
+
+
+def stateless_step(model: keras.Model, step, state: tuple, *arguments):
+    """What `train_step` of Keras's JAX trainer is to return: step's result, and the new state.
+
+    state: the values of the model's trainable and other variables, of its optimiser's and metrics'.
+    step: a function of the arguments, which assigns to these variables.
+    """
+    groups = (
+        model.trainable_variables,
+        model.non_trainable_variables,
+        model.optimizer.variables,
+        model.metrics_variables,
+    )
+    flat = [pair for pairs in map(zip, groups, state) for pair in pairs]
+    with keras.StatelessScope(flat) as scope:
+        logs = step(*arguments)
+    return logs, tuple([scope.get_current_value(each) for each in group] for group in groups)

@@ -31,17 +31,16 @@ class Method:
 
     runs: how many of each class. recipes: settings by name. hindsight: the detector chooses
     settings by the test labels, as the paper lets the one-class SVMs do, through
-    `score_in_hindsight(x, normal)`. backends: Keras's, on which it trains. datasets: those that the
-    paper has it on. hours: about what a class of CIFAR-10 takes on a core with AVX2; large: how
-    many times as long a pixel takes in images over 32x32. tells_work: the detector has
-    `training_samples` and `scoring_passes`. renamed: old names of settings, and the new ones.
+    `score_in_hindsight(x, normal)`. datasets: those that the paper has it on. hours: about what a
+    class of CIFAR-10 takes on a core with AVX2; large: how many times as long a pixel takes in
+    images over 32x32. tells_work: the detector has `training_samples` and `scoring_passes`.
+    renamed: old names of settings, and the new ones.
     """
 
     create: Callable[..., Detector]
     runs: int
     recipes: dict[str, dict] = field(default_factory=lambda: {"paper": {}, "small": {}})
     hindsight: bool = False
-    backends: tuple[str, ...] = ("tensorflow", "torch", "jax")
     datasets: tuple[str, ...] = TABLE_1
     hours: float = 1.0
     large: float = 1.0
@@ -64,9 +63,6 @@ class Method:
             raise ValueError(
                 f"{name} has no recipe {options.recipe!r}; it has {', '.join(self.recipes)}"
             )
-        if backend() not in self.backends:
-            choice = " or ".join(self.backends)
-            raise ValueError(f"{name} does not run on {backend()}: set KERAS_BACKEND={choice}")
         settings = self.detector(options).check_settings()
         resolve_precision(settings.get("precision", "float32"))
 
