@@ -42,7 +42,7 @@ from utils.claims import claim
 from utils.commands import experiment_parser, run_command, seed_number, whole_number
 from utils.datasets import Dataset, load_dataset
 from utils.detector import to_unit_range
-from utils.device import made_with
+from utils.device import commit
 from utils.files import replacing
 from utils.metrics import auroc
 from utils.tables import markdown, number, with_sem
@@ -92,21 +92,17 @@ def command(options: argparse.Namespace) -> None:
 
 
 class SmallDetector(TransformationDetector):
-    """The method with Figure 1's network."""
+    """The method with Figure 1's network, which sees pixels in [0, 1]."""
 
     def _create_network(self):
         keras.utils.set_random_seed(self.settings_.seed)
-        return create_network(self.image_shape_, self.transformer_.n_transforms)
-
-
-def create_network(input_shape: tuple[int, int, int], n_transforms: int) -> keras.Model:
-    """Figure 1's network, from images (n, h, w, c) in [-1, 1] to logits (n, n_transforms)."""
-    inputs = keras.Input(input_shape, dtype="float32")
-    x = layers.Rescaling(1 / 2, 1 / 2)(inputs)  # it sees pixels in [0, 1]
-    x = layers.Conv2D(32, 3, padding="same", activation="relu")(x)
-    x = layers.MaxPooling2D()(layers.BatchNormalization()(x))
-    x = layers.Dense(10, activation="relu")(layers.Flatten()(x))
-    return keras.Model(inputs, layers.Dense(n_transforms)(layers.BatchNormalization()(x)))
+        inputs = keras.Input(self.image_shape_, dtype="float32")
+        x = layers.Rescaling(1 / 2, 1 / 2)(inputs)
+        x = layers.Conv2D(32, 3, padding="same", activation="relu")(x)
+        x = layers.MaxPooling2D()(layers.BatchNormalization()(x))
+        x = layers.Dense(10, activation="relu")(layers.Flatten()(x))
+        head = layers.Dense(self.transformer_.n_transforms)
+        return keras.Model(inputs, head(layers.BatchNormalization()(x)))
 
 
 def train(
@@ -150,15 +146,15 @@ def run_pair(
     data: Dataset, normal: int, anomaly: int, transformations: TransformationSet, epochs, seed
 ) -> dict:
     """One run: both scores' AUROC in percent on the test images of the two digits."""
-    start, made = time.perf_counter(), made_with()
-    made["versions"] = ", ".join(f"{name} {each}" for name, each in made["versions"].items())
+    start = time.perf_counter()
     x = data.x_train[data.y_train == normal]
     detector = train(x, transformations, epochs=epochs, seed=seed)
     tested = np.isin(data.y_test, (normal, anomaly))
     scores = detector.scores(to_unit_range(data.x_test[tested]))
     is_normal = data.y_test[tested] == normal
     row = {name: round(100 * auroc(is_normal, scores[name]), 3) for name in SCORES}
-    return row | {"seconds": round(time.perf_counter() - start, 1)} | made
+    made = {name: detector.details_[name] for name in ("device", "versions")}
+    return row | {"seconds": round(time.perf_counter() - start, 1)} | made | {"commit": commit()}
 
 
 def read_pairs(path: Path) -> pd.DataFrame:

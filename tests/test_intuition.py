@@ -78,10 +78,9 @@ def responses(detector, x):
     return np.concatenate([each for _, each in detector.log_responses(to_unit_range(x))])
 
 
-def test_the_network_is_the_authors():
-    network = experiment.create_network((32, 32, 1), 8)
-    sizes = [32 * 9 + 32, 4 * 32, 16 * 16 * 32 * 10 + 10, 4 * 10, 10 * 8 + 8]
-    assert network.count_params() == sum(sizes)
+def test_the_network_is_the_authors(detector):
+    sizes = [32 * 9 + 32, 4 * 32, 4 * 4 * 32 * 10 + 10, 4 * 10, 10 * 8 + 8]
+    assert detector.network_.count_params() == sum(sizes)
 
 
 def test_the_last_tenth_of_the_images_is_left_out(threes):
