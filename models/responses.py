@@ -8,9 +8,8 @@ from keras import ops
 
 from models.layers import scale_images
 from transformations import TransformationSet, TransformLayer, all_transformed
-from utils.backend import keras_defaults
+from utils.batches import predictions
 from utils.device import use_xla
-from utils.progress import progress
 
 
 def create_trainer(
@@ -50,12 +49,6 @@ def responses(
     responder: keras.Model, x: np.ndarray, description: str, verbose: int = 1
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """Yields (part, log y(T_i(x[part]))), float64 (b, m, k), batch by batch; part: a slice."""
-    b = responder.input_shape[0]
-    for start in progress(range(0, len(x), b), description, unit="batch", verbose=verbose):
-        batch = x[start : start + b]
-        n = len(batch)
-        if n < b:  # one shape for all batches: nothing is compiled again
-            batch = np.concatenate([batch, np.repeat(batch[-1:], b - n, axis=0)])
-        with keras_defaults():
-            log_p = np.asarray(responder.predict_on_batch(batch)[:n], np.float64)
-        yield slice(start, start + n), log_p
+    how = {"description": description, "verbose": verbose}
+    for part, log_p in predictions(responder, x, responder.input_shape[0], **how):
+        yield part, log_p.astype(np.float64)

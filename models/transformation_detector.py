@@ -22,9 +22,13 @@ from utils.backend import backend, keras_defaults
 from utils.batches import pair_batches
 from utils.detector import Detector, NotFittedError
 from utils.device import PRECISIONS, device_name, scoring_batch, use_xla, versions
-from utils.dirichlet import estimate_alpha, normality_score
+from utils.dirichlet import (
+    estimate_alpha,
+    normality_score,
+    rotation_responses,
+    simplified_score,
+)
 from utils.optimizers import Adam, Muon, one_cycle
-from utils.scores import rotation_responses, simplified_score
 from utils.settings import choice, number, optional, setting, whole_number
 from utils.training import Checkpoint, diverged, fit_steps
 

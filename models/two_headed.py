@@ -19,8 +19,8 @@ from transformations import TransformationSet, Transformer
 from utils.batches import pair_batches, predict
 from utils.detector import Detector, to_unit_range
 from utils.device import PRECISIONS, scoring_batch, use_xla
+from utils.dirichlet import simplified_score
 from utils.optimizers import SGD, Muon, one_cycle
-from utils.scores import simplified_score
 from utils.settings import choice, number, setting, whole_number
 from utils.training import Checkpoint, fit_steps
 
