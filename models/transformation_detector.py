@@ -214,16 +214,14 @@ class TransformationDetector(Detector):
         self.record_["training_samples"] = round(made * self.training_samples(len(x)))
 
     def _compile_trainer(self, total_steps, jit_compile):
+        rate, schedule = self.settings_.learning_rate, self.settings_.schedule
+        rate = one_cycle(rate, total_steps) if schedule == "one_cycle" else rate
         self._trainer_.compile(
-            OPTIMIZERS[self.settings_.optimizer](self._learning_rate(total_steps)),
+            OPTIMIZERS[self.settings_.optimizer](rate),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=["accuracy"],
             jit_compile=jit_compile,
         )
-
-    def _learning_rate(self, total_steps):
-        rate = self.settings_.learning_rate
-        return one_cycle(rate, total_steps) if self.settings_.schedule == "one_cycle" else rate
 
     def _epochs(self, n):
         k, settings = self.transformer_.n_transforms, self.settings_

@@ -190,11 +190,16 @@ def test_categories_that_do_not_fit_are_refused(digits, y):
 
 @functools.cache
 def untrained(precision):
-    """Images, and both detectors after a single step at a learning rate that changes little."""
-    x = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), dtype=np.uint8)
-    how = {"depth": 10, "widen_factor": 1, "epochs": 1, "learning_rate": 1e-9, "verbose": 0}
-    how |= {"precision": precision, "temperature": 2.0, "perturbation": 0.01}
-    return x[:4], [each(**how).fit(x, np.arange(8)) for each in (TwoHeaded, Classifier)]
+    """Images, and both detectors as they are before their first step."""
+    x = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
+    how = {"depth": 10, "widen_factor": 1, "precision": precision, "verbose": 0}
+    how |= {"temperature": 2.0, "perturbation": 0.01}
+    detectors = [kind(**how) for kind in (TwoHeaded, Classifier)]
+    for detector in detectors:
+        detector._begin(x.shape[1:], "uint8")
+        detector.transformer_ = detector._transformations()
+        detector.network_ = detector._create_network(len(detector.transformer_))
+    return x, detectors
 
 
 def test_scores_are_the_mean_probability_of_the_right_transformation():
