@@ -1,14 +1,11 @@
 """What a classifier of transformations is trained by, and its responses log y(T_i(x))."""
 
-from collections.abc import Iterator
-
 import keras
 import numpy as np
 from keras import ops
 
 from models.layers import scale_images
 from transformations import TransformationSet, TransformLayer, all_transformed
-from utils.batches import predictions
 from utils.device import use_xla
 
 
@@ -43,12 +40,3 @@ def create_responder(
     responder = keras.Model(images, log_p)
     responder.compile(jit_compile=use_xla())
     return responder
-
-
-def responses(
-    responder: keras.Model, x: np.ndarray, description: str, verbose: int = 1
-) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yields (part, log y(T_i(x[part]))), float64 (b, m, k), batch by batch; part: a slice."""
-    how = {"description": description, "verbose": verbose}
-    for part, log_p in predictions(responder, x, responder.input_shape[0], **how):
-        yield part, log_p.astype(np.float64)

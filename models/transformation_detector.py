@@ -15,11 +15,11 @@ import numpy as np
 
 from models.anomaly_map import anomaly_map
 from models.model_file import check_model_path, read_model, write_model
-from models.responses import create_responder, create_trainer, responses
+from models.responses import create_responder, create_trainer
 from models.wide_residual_network import create_wide_residual_network
 from transformations import SimpleTransformer, TransformationSet, Transformer
 from utils.backend import backend, keras_defaults
-from utils.batches import pair_batches
+from utils.batches import pair_batches, predictions
 from utils.detector import Detector, NotFittedError
 from utils.device import PRECISIONS, device_name, scoring_batch, use_xla, versions
 from utils.dirichlet import (
@@ -299,7 +299,11 @@ class TransformationDetector(Detector):
         return self._responses(self._check_like_training(x), "responses")
 
     def _responses(self, x, description, responder=None):
-        return responses(responder or self._responder_, x, description, self.verbose)
+        """Yields (slice of x, its log responses (b, m, k) in float64), batch by batch."""
+        responder = responder or self._responder_
+        how = {"description": description, "verbose": self.verbose}
+        for part, log_p in predictions(responder, x, responder.input_shape[0], **how):
+            yield part, log_p.astype(np.float64)
 
     def anomaly_map(self, x: np.ndarray) -> np.ndarray:
         """Where images x (n, h, w, c) are odd, the higher the more: see `models.anomaly_map`.

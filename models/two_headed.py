@@ -13,10 +13,10 @@ import keras
 import numpy as np
 
 from baselines.odin import odin
-from models.responses import create_responder, create_trainer, responses
+from models.responses import create_responder, create_trainer
 from models.wide_residual_network import create_wide_residual_network
 from transformations import TransformationSet, Transformer
-from utils.batches import pair_batches, predict
+from utils.batches import pair_batches, predict, predictions
 from utils.detector import Detector, to_unit_range
 from utils.device import PRECISIONS, scoring_batch, use_xla
 from utils.dirichlet import simplified_score
@@ -176,8 +176,10 @@ class TwoHeaded(Classifier):
     def _scores(self, x):
         shape = max(1, scoring_batch() // len(self.transformer_)), *x.shape[1:]
         responder = create_responder(self.network_, self.transformer_, shape, x.dtype.name)
-        parts = responses(responder, x, "scoring", self.verbose)
-        scores = {"transformations": np.concatenate([simplified_score(each) for _, each in parts])}
+        how = {"description": "scoring", "verbose": self.verbose}
+        parts = predictions(responder, x, shape[0], **how)
+        own = [simplified_score(log_p.astype(np.float64)) for _, log_p in parts]
+        scores = {"transformations": np.concatenate(own)}
         others = super()._scores(x).items()
         return scores | {f"{name}_two_headed": each for name, each in others}
 
