@@ -9,7 +9,7 @@ digits: $(VENV)/installed
 	    print(min(2, len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()))")
 
 test: $(VENV)/installed
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(VENV)/installed
 	$(VENV)/bin/python -m pip install --quiet --requirement requirements-dev.txt

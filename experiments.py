@@ -25,7 +25,13 @@ from pathlib import Path
 from baselines import METHODS
 from models.recipes import RECIPES
 from utils.backend import backend
-from utils.commands import number_above_zero, run_command, seed_number, whole_number
+from utils.commands import (
+    experiment_parser,
+    number_above_zero,
+    run_command,
+    seed_number,
+    whole_number,
+)
 from utils.datasets import DATASETS, TABLE_1, Dataset, DatasetError
 from utils.device import PRECISIONS, device_name
 from utils.estimate import TimeLeft
@@ -169,28 +175,15 @@ def chosen_classes(text: str, class_names: list[str]) -> list[int]:
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = experiment_parser(__doc__)
     add = parser.add_argument
-    add(
-        "--dataset",
-        default="digits",
-        help=f"of {', '.join(DATASETS)}; or all, which is Table 1 (default: digits)",
-    )
-    add("--data-dir", type=Path, default=Path("data"), help="where data sets lie (default: data)")
+    text = f"of {', '.join(DATASETS)}; or all, which is Table 1 (default: digits)"
+    add("--dataset", default="digits", help=text)
     add("--methods", default="transformations", help=f"all, or of {', '.join(METHODS)}")
     add("--classes", default="all", help="all, or names or numbers separated by commas")
     add("--runs", type=whole_number, help="of each class (default: the paper's; of digits 1)")
-    add("--results-dir", type=Path, default=Path("runs"), help="default: runs")
-    add(
-        "--beside",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="DIR",
-        help="other folders of results for the tables, such as results, which came with the code",
-    )
+    text = "other folders of results for the tables, such as results, which came with the code"
+    add("--beside", type=Path, nargs="+", default=[], metavar="DIR", help=text)
     add("--seed", type=seed_number, default=0, help="that of run r is r more (default: 0)")
     add("--recipe", choices=RECIPES, help="default: paper; digits: small")
     add("--epochs", type=number_above_zero, help="over all transformed images, e.g. 0.1")

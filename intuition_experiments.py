@@ -34,20 +34,17 @@ import numpy as np
 import pandas as pd
 from keras import layers, ops
 from scipy.ndimage import gaussian_filter
-from scipy.special import log_softmax
 
+from models.transformation_detector import TransformationDetector
 from transformations import SimpleTransformer, TransformationSet, all_transformed
 from utils.backend import backend, input_gradient, keras_defaults
-from utils.batches import batches, epoch_batches, predict
 from utils.claims import claim
-from utils.commands import run_command, seed_number, whole_number
+from utils.commands import experiment_parser, run_command, seed_number, whole_number
 from utils.datasets import Dataset, load_dataset
-from utils.device import made_with
-from utils.dirichlet import estimate_alpha, normality_score
+from utils.detector import to_unit_range
+from utils.device import commit
 from utils.files import replacing
 from utils.metrics import auroc
-from utils.optimizers import Adam
-from utils.scores import simplified_score
 from utils.tables import markdown, number, with_sem
 
 SIDE = 32
@@ -65,6 +62,7 @@ PAIRS = [
 
 PUBLISHED = Path(__file__).with_name("utils") / "published_intuition.csv"
 
+SCORES = ["dirichlet", "simplified"]
 KEY = ["normal", "anomaly", "transformations", "epochs", "side", "backend", "seed"]
 """The columns of pairs.csv that say which run a row is."""
 
@@ -93,51 +91,30 @@ def command(options: argparse.Namespace) -> None:
 # ---------------------------------------------------------------------------------------- network
 
 
-def create_network(input_shape: tuple[int, int, int], n_transforms: int) -> keras.Model:
-    """Figure 1's network, from images (n, h, w, c) in [0, 1] to logits (n, n_transforms)."""
-    inputs = x = keras.Input(input_shape, dtype="float32")
-    x = layers.Conv2D(32, 3, padding="same", activation="relu")(x)
-    x = layers.MaxPooling2D()(layers.BatchNormalization()(x))
-    x = layers.Dense(10, activation="relu")(layers.Flatten()(x))
-    return keras.Model(inputs, layers.Dense(n_transforms)(layers.BatchNormalization()(x)))
+class SmallDetector(TransformationDetector):
+    """The method with Figure 1's network, which sees pixels in [0, 1]."""
+
+    def _create_network(self):
+        keras.utils.set_random_seed(self.settings_.seed)
+        inputs = keras.Input(self.image_shape_, dtype="float32")
+        x = layers.Rescaling(1 / 2, 1 / 2)(inputs)
+        x = layers.Conv2D(32, 3, padding="same", activation="relu")(x)
+        x = layers.MaxPooling2D()(layers.BatchNormalization()(x))
+        x = layers.Dense(10, activation="relu")(layers.Flatten()(x))
+        head = layers.Dense(self.transformer_.n_transforms)
+        return keras.Model(inputs, head(layers.BatchNormalization()(x)))
 
 
-def train_network(
-    x: np.ndarray,
-    transformations: TransformationSet,
-    *,
-    epochs: int = 10,
-    batch_size: int = 64,
-    seed: int = 0,
-) -> keras.Model:
-    """The network that tells transformations of images x (n, h, w, c) in [0, 1] apart.
+def train(
+    x: np.ndarray, transformations: TransformationSet, *, epochs: int = 10, seed: int = 0
+) -> SmallDetector:
+    """The detector of bytes x (n, h, w, c), trained in batches of 64 by Adam as Keras has it.
 
-    Adam with Keras's defaults, over the self-labelled set (section 4.1). The last tenth of the
-    images is left out: the authors watched the loss on it.
+    The last tenth of the images is left out: the authors watched the loss on it.
     """
-    keras.utils.set_random_seed(seed)
-    k, x = len(transformations), x[: len(x) * 9 // 10]
-    network = create_network(x.shape[1:], k)
-    network.compile(Adam(), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    pairs = epoch_batches(len(x) * k, batch_size, epochs, seed)
-
-    def batch(i):
-        image, t = np.divmod(pairs[i], k)
-        return transformations.transform_batch(x[image], t), t
-
-    network.fit(batches(len(pairs), batch), verbose=0, shuffle=False)
-    return network
-
-
-def log_responses(
-    network: keras.Model, x: np.ndarray, transformations: TransformationSet
-) -> np.ndarray:
-    """log y(T_i(x)) for images x (n, h, w, c) in [0, 1] and every T_i: float64 (n, k, k)."""
-    k = len(transformations)
-    labels = np.tile(np.arange(k), len(x))
-    moved = transformations.transform_batch(np.repeat(x, k, axis=0), labels)
-    logits = predict(network, moved, 512)
-    return log_softmax(logits.astype(np.float64).reshape(-1, k, k), axis=-1)
+    how = {"batch_size": 64, "precision": "float32", "seed": seed, "verbose": 0}
+    detector = SmallDetector(transformations, epochs=epochs, **how)
+    return detector.fit(to_unit_range(x[: len(x) * 9 // 10]))
 
 
 # ------------------------------------------------------------------------------------------ pairs
@@ -169,18 +146,15 @@ def run_pair(
     data: Dataset, normal: int, anomaly: int, transformations: TransformationSet, epochs, seed
 ) -> dict:
     """One run: both scores' AUROC in percent on the test images of the two digits."""
-    start, made = time.perf_counter(), made_with()
-    made["versions"] = ", ".join(f"{name} {each}" for name, each in made["versions"].items())
-    x = _unit(data.x_train[data.y_train == normal])
-    network = train_network(x, transformations, epochs=epochs, seed=seed)
-    log_p = log_responses(network, x, transformations)
-    alpha = estimate_alpha(np.exp(log_p).mean(0), log_p.mean(0))
+    start = time.perf_counter()
+    x = data.x_train[data.y_train == normal]
+    detector = train(x, transformations, epochs=epochs, seed=seed)
     tested = np.isin(data.y_test, (normal, anomaly))
-    log_p = log_responses(network, _unit(data.x_test[tested]), transformations)
-    scores = {"dirichlet": normality_score(alpha, log_p), "simplified": simplified_score(log_p)}
+    scores = detector.scores(to_unit_range(data.x_test[tested]))
     is_normal = data.y_test[tested] == normal
-    row = {name: round(100 * auroc(is_normal, each), 3) for name, each in scores.items()}
-    return row | {"seconds": round(time.perf_counter() - start, 1)} | made
+    row = {name: round(100 * auroc(is_normal, scores[name]), 3) for name in SCORES}
+    made = {name: detector.details_[name] for name in ("device", "versions")}
+    return row | {"seconds": round(time.perf_counter() - start, 1)} | made | {"commit": commit()}
 
 
 def read_pairs(path: Path) -> pd.DataFrame:
@@ -206,7 +180,7 @@ def summarise(path: Path) -> pd.DataFrame:
     The published number, and the difference from it, are the Dirichlet score's, the paper's own.
     """
     grouped = read_pairs(path).groupby(KEY[:-1], sort=False)
-    table = grouped[["dirichlet", "simplified"]].agg(["mean", "sem"])
+    table = grouped[SCORES].agg(["mean", "sem"])
     table.columns = ["dirichlet", "dirichlet_sem", "simplified", "simplified_sem"]
     table["runs"] = grouped.size()
     published = pd.read_csv(PUBLISHED).rename(columns={"auroc": "published"})
@@ -217,7 +191,7 @@ def summarise(path: Path) -> pd.DataFrame:
 def to_text(table: pd.DataFrame) -> str:
     """The table of `summarise` in Markdown, with what else differs between runs."""
     shown = table[KEY[:3]].replace({"transformations": {r" \| ": "; "}}, regex=True)
-    for name in ("dirichlet", "simplified"):
+    for name in SCORES:
         shown[f"{name} score"] = list(map(with_sem, table[name], table[f"{name}_sem"]))
     shown["runs"] = table["runs"]
     shown["published"] = table["published"].map(number)
@@ -241,16 +215,18 @@ def ascend(
 ) -> np.ndarray:
     """Images x (n, h, w, c) in [0, 1], changed by gradient ascent of their simplified score.
 
-    In each step the entries of the gradient g with |g x| under its quantile over the image count as
-    0, and the image is smoothed by a Gaussian filter of sigma pixels afterwards. At the end it is
-    clipped to [0, 1], and pixels under the quantile become 0.
+    network: from images in [-1, 1] to logits. In each step the entries of the gradient g with |g x|
+    under its quantile over the image count as 0, and the image is smoothed by a Gaussian filter of
+    sigma pixels afterwards. At the end it is clipped to [0, 1], and pixels under the quantile
+    become 0.
     """
     k = len(transformations)
     maps = transformations.index_maps(*x.shape[1:3])
     identity = ops.reshape(ops.eye(k), (1, k, k))
 
     def score(images):
-        responses = ops.softmax(network(all_transformed(images, maps), training=False))
+        moved = all_transformed(2 * images - 1, maps)
+        responses = ops.softmax(network(moved, training=False))
         return ops.sum(ops.reshape(responses, (-1, k, k)) * identity, axis=(1, 2)) / k
 
     def cut(numbers, by):
@@ -273,19 +249,19 @@ def draw_figure(data: Dataset, path: Path, options: argparse.Namespace, n_images
 
     start = time.perf_counter()
     simple = SimpleTransformer()
-    x = _unit(data.x_train[data.y_train == 3])
-    network = train_network(x, simple, epochs=options.figure_epochs, seed=options.figure_seed)
+    x = data.x_train[data.y_train == 3]
+    detector = train(x, simple, epochs=options.figure_epochs, seed=options.figure_seed)
     figure = Figure(figsize=(5.2, 1.15 * n_images + 0.7), layout="constrained")
     print(f"\nFigure 1 is {path}")
     parts = zip(figure.subfigures(1, 2), "ab", (0, 3), ("zeros", "threes"), strict=True)
     for part, letter, digit, name in parts:
-        before = _unit(data.x_test[data.y_test == digit][:n_images])
-        after = ascend(network, before, simple, sigma=options.sigma)
+        before = data.x_test[data.y_test == digit][:n_images] / np.float32(255)
+        after = ascend(detector.network_, before, simple, sigma=options.sigma)
         part.suptitle(f"({letter}) {name}, before and after")
         panels = part.subplots(n_images, 2, squeeze=False).T
         means = []
         for column, images in zip(panels, (before, after), strict=True):
-            scores = simplified_score(log_responses(network, images, simple))
+            scores = detector.scores(2 * images - 1)["simplified"]
             means.append(f"{scores.mean():.2f}")
             for panel, image, score in zip(column, images, scores, strict=True):
                 panel.imshow(image[..., 0], cmap="gray", vmin=0, vmax=1)
@@ -297,38 +273,24 @@ def draw_figure(data: Dataset, path: Path, options: argparse.Namespace, n_images
     print(f"{time.perf_counter() - start:.0f} s")
 
 
-def _unit(images):
-    """Bytes as float32 in [0, 1], which Figure 1's network takes."""
-    return images.astype(np.float32) / np.float32(255)
-
-
 # ------------------------------------------------------------------------------------ command line
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = experiment_parser(__doc__)
     add = parser.add_argument
     add("--pairs", action="store_true", help="only the paper's pairs")
     add("--figure", action="store_true", help="only Figure 1")
     add("--normal", type=int, choices=range(10), help="a pair of one's own: the normal digit")
     add("--anomaly", type=int, choices=range(10), help="and the anomaly")
-    add(
-        "--transformations",
-        type=transformation,
-        nargs="+",
-        metavar="FLIP,TX,TY,K",
-        help="and the transformations to tell apart (default: identity and flip)",
-    )
+    text = "and the transformations to tell apart (default: identity and flip)"
+    add("--transformations", type=transformation, nargs="+", metavar="FLIP,TX,TY,K", help=text)
     add("--seeds", type=whole_number, default=5, help="runs of each pair (default: 5)")
     add("--epochs", type=whole_number, default=10, help="of a pair's training (default: 10)")
     add("--figure-epochs", type=whole_number, default=1, help="of Figure 1's training (default: 1)")
     add("--sigma", type=float, default=0.34, help="Figure 1's filter, pixels (default: 0.34)")
     add("--figure-seed", type=seed_number, default=0, help="Figure 1's seed (default: 0)")
-    add("--data-dir", type=Path, default=Path("data"), help="where mnist.npz lies (default: data)")
-    add("--results-dir", type=Path, default=Path("runs"), help="default: runs")
     options = parser.parse_args(arguments)
     own = options.normal is not None
     if own != (options.anomaly is not None):

@@ -22,29 +22,23 @@ if __name__ == "__main__":
     startup.start()  # first: what follows takes seconds to load
 
 import argparse
-import dataclasses
 import sys
-import time
 from pathlib import Path
 
-import keras
 import numpy as np
 import pandas as pd
 
-from baselines.odin import ODIN
-from models.two_headed import (
-    RECIPES,
-    accuracy,
-    augmentations,
-    classifier,
-    simplified_scores,
-    train_network,
-)
-from transformations import Transformer
-from utils.backend import backend, keras_defaults
+from models.two_headed import RECIPES, Classifier, TwoHeaded
+from utils.backend import backend
 from utils.claims import claim
-from utils.commands import number_above_zero, run_command, seed_number, whole_number
-from utils.datasets import Dataset, load_dataset, load_test_images, random_part
+from utils.commands import (
+    experiment_parser,
+    number_above_zero,
+    run_command,
+    seed_number,
+    whole_number,
+)
+from utils.datasets import load_dataset, load_test_images, random_part
 from utils.device import PRECISIONS, device_name, made_with, resolve_precision
 from utils.files import replacing
 from utils.results import ResultError, check_made_so, files_named, read_details, write_run
@@ -70,18 +64,23 @@ def command(options: argparse.Namespace) -> None:
     print(f"\n{report(options.results_dir / 'multiclass')}")
 
 
-@keras_defaults()
 def run(options: argparse.Namespace) -> None:
     """Train both networks, score the test sets, and write a file for each --out without one."""
-    print(f"results go to {options.results_dir}/multiclass/")
+    folder = options.results_dir / "multiclass"
+    print(f"results go to {folder}/")
+    how = options.recipe | {"precision": options.precision, "verbose": options.verbose}
     odin = {"temperature": options.temperature, "perturbation": options.perturbation}
-    ODIN(None, **odin).check_settings()
+    detectors = {
+        "two_headed": TwoHeaded(**how, **odin, seed=options.seed),
+        "one_headed": Classifier(**how, **odin, seed=options.seed),
+    }
+    detectors["one_headed"].check_settings()
     details = made_with() | {
         "recipe": recipe_name(options),
         "seed": options.seed,
         "precision": resolve_precision(options.precision),
         "accuracy": {},
-        "seconds": {},
+        "seconds": {"scoring": 0.0},
         "settings": {"odin": odin, "maximum_softmax": {"temperature": 1.0, "perturbation": 0.0}},
     }
     todo = [out for out in options.out if not is_done(out, options, details)]
@@ -93,15 +92,19 @@ def run(options: argparse.Namespace) -> None:
     sets = {name: random_part(x, options.limit_test, options.seed) for name, x in sets.items()}
     y_in = random_part(data.y_test, options.limit_test, options.seed)
     x, belongs = np.concatenate(list(sets.values())), np.repeat([*sets], [*map(len, sets.values())])
-    scores, details["seconds"]["scoring"] = {}, 0.0
-    for name in ("two_headed", "one_headed"):
-        network, trained = trained_network(data, name == "two_headed", options)
-        details["seconds"][f"{name}_training"] = round(trained, 1)
-        details["accuracy"][name] = accuracy(network, sets["in"], y_in)
-        start = time.perf_counter()
-        scores |= all_scores(network, x, details["settings"])
-        details["seconds"]["scoring"] += round(time.perf_counter() - start, 1)
-    details |= {"n_train": len(data.x_train[: options.limit_train]), "n_in": len(y_in)}
+    x_train, y_train = data.x_train[: options.limit_train], data.y_train[: options.limit_train]
+    scores, seconds = {}, details["seconds"]
+    for name, detector in detectors.items():
+        path = folder / f"{name}_{wrn(options)}.checkpoint.keras"
+        device = f"Keras on {backend()}, {device_name()}, {details['precision']}"
+        print(f"\n{name}, {device}", flush=True)
+        with claim(path):
+            detector.fit(x_train, y_train, checkpoint=path)
+        details["accuracy"][name] = detector.accuracy(sets["in"], y_in)
+        scores |= detector.scores(x)
+        seconds[f"{name}_training"] = round(detector.seconds_["training"], 1)
+        seconds["scoring"] += round(detector.seconds_["scoring"], 1)
+    details |= {"n_train": len(x_train), "n_in": len(y_in)}
     for out in todo:
         chosen = np.isin(belongs, ["in", out])
         write_run(
@@ -113,71 +116,33 @@ def run(options: argparse.Namespace) -> None:
         print(f"wrote {result_path(out, options)}", flush=True)
 
 
-def trained_network(
-    data: Dataset, two_headed: bool, options: argparse.Namespace
-) -> tuple[keras.Model, float]:
-    """The network, and the seconds its training took, which goes on from its checkpoint."""
-    precision = resolve_precision(options.precision)
-    network = options.recipe.create_network(
-        data.x_train.shape[1:],
-        len(data.class_names),
-        two_headed=two_headed,
-        seed=options.seed,
-        dtype=precision,
-    )
-    file = f"{network.name}_{options.seed}.checkpoint.keras"
-    path = options.results_dir / "multiclass" / file
-    print(f"\n{network.name}, Keras on {backend()}, {device_name()}, {precision}", flush=True)
-    with claim(path):
-        seconds = train_network(
-            network,
-            data.x_train[: options.limit_train],
-            data.y_train[: options.limit_train],
-            Transformer() if two_headed else augmentations(),
-            options.recipe,
-            seed=options.seed,
-            checkpoint=path,
-            verbose=options.verbose,
-        )
-    return network, seconds
-
-
-def all_scores(
-    network: keras.Model, x: np.ndarray, settings: dict[str, dict]
-) -> dict[str, np.ndarray]:
-    """The scores (n,) of images x that a network gives, by method; settings: of ODIN, likewise."""
-    two_headed = isinstance(network.output, dict)
-    scores = {"transformations": simplified_scores(network, x)} if two_headed else {}
-    categories = classifier(network)
-    for method, each in settings.items():
-        odin = ODIN(categories, **each).fit(x)
-        scores[method + "_two_headed" * two_headed] = odin.score_samples(x)
-    return scores
-
-
 # ---------------------------------------------------------------------------------------- results
+
+
+def wrn(options: argparse.Namespace) -> str:
+    """`wrn_<depth>_<widen factor>_<seed>`, which names files."""
+    network = Classifier(**options.recipe)
+    return f"wrn_{network.depth}_{network.widen_factor}_{options.seed}"
 
 
 def result_path(out: str, options: argparse.Namespace) -> Path:
     """`<results-dir>/multiclass/<out>_wrn_<depth>_<widen factor>_<seed>.npz`."""
-    recipe = options.recipe
-    name = f"{out}_wrn_{recipe.depth}_{recipe.widen_factor}_{options.seed}.npz"
-    return options.results_dir / "multiclass" / name
+    return options.results_dir / "multiclass" / f"{out}_{wrn(options)}.npz"
 
 
 def recipe_name(options: argparse.Namespace) -> str:
     """`paper`, or the network and all that is reduced of the paper's recipe."""
-    recipe, paper = options.recipe, RECIPES["paper"]
+    made, paper = Classifier(**options.recipe).get_params(), Classifier().get_params()
     changes = {
-        "epochs": recipe.epochs if recipe.epochs != paper.epochs else None,
+        "epochs": made["epochs"] if made["epochs"] != paper["epochs"] else None,
         "training images": options.limit_train,
         "test images a set": options.limit_test,
     }
-    changed = ["one_cycle"] * recipe.one_cycle
+    changed = ["one_cycle"] * (made["schedule"] == "one_cycle")
     changed += [f"{value:g} {name}" for name, value in changes.items() if value is not None]
-    if dataclasses.replace(recipe, epochs=paper.epochs) == paper and not changed:
+    if made == paper and not changed:
         return "paper"
-    return ", ".join([f"reduced: WRN-{recipe.depth}-{recipe.widen_factor}", *changed])
+    return ", ".join([f"reduced: WRN-{made['depth']}-{made['widen_factor']}", *changed])
 
 
 def is_done(out: str, options: argparse.Namespace, details: dict) -> bool:
@@ -222,39 +187,31 @@ def report(folder: Path) -> str:
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = experiment_parser(__doc__)
     add = parser.add_argument
-    add(
-        "--out",
-        type=lambda text: [name.strip() for name in text.split(",")],
-        default=["tiny_imagenet"],
-        help="the other images: tiny_imagenet, or data sets of 32x32 images, such as cifar100 and "
-        "fashion_mnist, separated by commas (default: tiny_imagenet)",
+    text = (
+        "the other images: tiny_imagenet, or data sets of 32x32 images, such as cifar100 and "
+        "fashion_mnist, separated by commas (default: tiny_imagenet)"
     )
+    names = {"type": lambda text: [name.strip() for name in text.split(",")]}
+    add("--out", default=["tiny_imagenet"], help=text, **names)
     add("--recipe", choices=RECIPES, default="paper", help="default: paper")
     add("--depth", type=whole_number, help="6n + 4 (default: 16, of one_cycle 10)")
     add("--widen-factor", type=whole_number, help="default: 8, of one_cycle 4")
-    add(
-        "--epochs",
-        type=number_above_zero,
-        help="default: 200, of one_cycle 30; the schedule shrinks with it",
-    )
+    text = "default: 200, of one_cycle 30; the schedule shrinks with it"
+    add("--epochs", type=number_above_zero, help=text)
     add("--limit-train", type=whole_number, help="train on the first N images")
     add("--limit-test", type=whole_number, help="score a random N of each test set")
     add("--precision", choices=PRECISIONS, default="auto", help="default: auto")
     add("--temperature", type=number_above_zero, default=1000.0, help="ODIN's (default: 1000)")
     add("--perturbation", type=float, default=0.0014, help="ODIN's (default: 0.0014)")
     add("--seed", type=seed_number, default=0, help="default: 0")
-    add("--data-dir", type=Path, default=Path("data"), help="where data sets lie (default: data)")
-    add("--results-dir", type=Path, default=Path("runs"), help="default: runs")
     add("--report", action="store_true", help="only make the table from the files that are there")
     add("--verbose", type=int, choices=(0, 1), default=1, help="0 shows no progress (default: 1)")
     options = parser.parse_args(arguments)
     given = {name: getattr(options, name) for name in ("depth", "widen_factor", "epochs")}
     given = {name: value for name, value in given.items() if value is not None}
-    options.recipe = dataclasses.replace(RECIPES[options.recipe], **given)
+    options.recipe = RECIPES[options.recipe] | given
     return options
 
 

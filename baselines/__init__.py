@@ -36,16 +36,10 @@ METHODS = {
         hours=4.8,
     ),
     "dagmm": Method(
-        DAGMM,
-        runs=5,
-        recipes=_small(epochs=100, batch_size=32, covariance_epsilon=0.1),
-        hours=1.2,
+        DAGMM, runs=5, recipes=_small(epochs=100, batch_size=32, covariance_epsilon=0.1), hours=1.2
     ),
     "dsebm": Method(
-        DSEBM,
-        runs=5,
-        recipes=_small(epochs=60, batch_size=32, learning_rate=1e-2),
-        hours=1.6,
+        DSEBM, runs=5, recipes=_small(epochs=60, batch_size=32, learning_rate=1e-2), hours=1.6
     ),
     "adgan": Method(
         ADGAN,

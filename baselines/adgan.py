@@ -1,6 +1,5 @@
 """Anomaly detection with a generative adversarial network (section 5.1; Deecke et al., 2018)."""
 
-import math
 from dataclasses import dataclass
 
 import keras
@@ -15,7 +14,7 @@ from utils.detector import to_unit_range
 from utils.device import use_xla
 from utils.optimizers import Adam
 from utils.settings import number, optional, setting, whole_number
-from utils.training import Checkpoint, TrainingProgress
+from utils.training import Checkpoint
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -79,11 +78,8 @@ class ADGAN(DeepBaseline):
 
     def _score(self, x: np.ndarray) -> np.ndarray:
         images = max(1, self.settings_.pairs_at_once // self.settings_.n_seeds)
-        n = math.ceil(len(x) / images)
-        bar = TrainingProgress("ADGAN, scoring", n, verbose=self.verbose)
-        errors = predict(self.network_, x, images, to_unit_range, [bar])
-        bar.close()
-        return -errors
+        how = {"description": "ADGAN, scoring", "verbose": self.verbose}
+        return -predict(self.network_, x, images, to_unit_range, **how)
 
 
 class WassersteinGAN(Network):

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from baselines.deep import DeepBaseline, Network, fit_network
+from baselines.deep import Autoencoder, DeepBaseline, Network, fit_network
 from models.encoders_decoders import convolutional_encoder
 from utils.backend import input_gradient
 from utils.device import use_xla
@@ -28,12 +28,8 @@ class DSEBM(DeepBaseline):
 
     def _train(self, x: np.ndarray, checkpoint: Checkpoint, callbacks: list) -> keras.Model:
         settings = self.settings_
-        energy = EnergyModel(
-            x.shape[1:],
-            settings.representation_dim,
-            seed=settings.seed,
-            dtype=self.precision_,
-        )
+        how = {"seed": settings.seed, "dtype": self.precision_}
+        energy = EnergyModel(x.shape[1:], settings.representation_dim, **how)
         energy.compile(jit_compile=use_xla())
         denoiser = Denoiser(energy, settings.noise, settings.seed)
         fit_network(self, denoiser, x, checkpoint, callbacks, "DSEBM")
@@ -67,5 +63,4 @@ class Denoiser(Network):
         x = self.noise(x, training=training)
         return x - input_gradient(self.energy, x, training=training)
 
-    def loss_of(self, x, outputs):
-        return ops.mean((x - outputs) ** 2)
+    loss_of = Autoencoder.loss_of

@@ -97,7 +97,10 @@ class _OneClassSVM(Detector):
         self._train_ = self._features(x)
         self._distances_ = squared_distances(self._train_, self._train_)
         np.fill_diagonal(self._distances_, 0.0)
-        self.gamma_default_ = self._resolve_gamma()
+        self.gamma_default_ = self.settings_.gamma
+        if self.gamma_default_ == "scale":
+            variance = self._train_.var()
+            self.gamma_default_ = 1 / (self._train_.shape[1] * variance) if variance > 0 else 1.0
         self._default_ = self._solve(self.gamma_default_, [self.settings_.nu])
         self.record_["gamma_default"] = float(self.gamma_default_)
         self.seconds_["training"] = time.perf_counter() - start
@@ -187,12 +190,6 @@ class _OneClassSVM(Detector):
         gamma, nu = divmod(int(grid.argmax()), len(nus))
         chosen = values[:, grid.argmax()].copy()
         return chosen, nus[nu], gammas[gamma], grid.reshape(len(gammas), len(nus)).T
-
-    def _resolve_gamma(self):
-        if self.settings_.gamma != "scale":
-            return self.settings_.gamma
-        variance = self._train_.var()
-        return 1.0 / (self._train_.shape[1] * variance) if variance > 0 else 1.0
 
 
 @dataclass(eq=False, repr=False, kw_only=True)

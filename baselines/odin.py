@@ -5,60 +5,52 @@ et al., 2018) divides the logits by a temperature and first moves the image a li
 probability is larger, which moves images of the training's distribution further than others.
 """
 
-from dataclasses import MISSING, dataclass
-
 import keras
 import numpy as np
 from keras import ops
 
 from utils.backend import input_gradient
 from utils.batches import predict
-from utils.detector import Detector, to_unit_range
+from utils.detector import check_images, to_unit_range
 from utils.device import use_xla
-from utils.settings import number, setting
-from utils.training import Checkpoint
+from utils.settings import number
 
 SCORING_BATCH = 200
 """Images a batch while scoring."""
 
 
-@dataclass(eq=False, repr=False, kw_only=True)
-class ODIN(Detector):
-    """Scores by a trained classifier; temperature=1, perturbation=0 is the maximum softmax.
+def odin(
+    network: keras.Model,
+    x: np.ndarray,
+    *,
+    temperature: float = 1000.0,
+    perturbation: float = 0.0014,
+) -> np.ndarray:
+    """Scores of images x (n, h, w, c), bytes or float in [-1, 1]: (n,), higher = more normal.
 
-    network: from images (n, h, w, c) in [-1, 1] to the logits of two or more classes, in float32.
+    network: a trained one, from images in [-1, 1] to the logits of two or more classes, in float32.
     With S(x) the largest softmax probability of logits / temperature, the score is log S at
     x + e * sign(gradient of log S at x), which ranks images as S there does. e is perturbation, in
     units of the pixels' whole range, as Liang et al. give it: 0.0014 of it for bytes is 0.36.
+    temperature=1, perturbation=0 is the maximum softmax. The defaults are those that Liang et al.
+    chose for a DenseNet on CIFAR-10; a perturbation of one's own needs images to choose it by,
+    which are not the test images.
 
-    The defaults are those that Liang et al. chose for a DenseNet on CIFAR-10; a perturbation of
-    one's own needs images to choose it by, which are not the test images. `fit` trains nothing; it
-    takes images like those to be scored, and raises ValueError for a network that computes in less
-    than float32, where a perturbation would be rounded away.
+    Raises ValueError for a network that computes in less than float32, where a perturbation would
+    be rounded away, and for settings and images that make no sense.
     """
-
-    network: keras.Model = setting(MISSING, lambda name, network: network, kw_only=False)
-    temperature: float = setting(1000.0, number())
-    perturbation: float = setting(0.0014, number(low_too=True))
-
-    def _fit(self, x: np.ndarray, checkpoint: Checkpoint, callbacks: list) -> None:
-        for layer in self.network.layers:
-            if layer.compute_dtype != "float32":
-                raise ValueError(
-                    f"{layer.name} computes in {layer.compute_dtype}, too coarse for a "
-                    f"perturbation of {self.perturbation}: load the weights into a float32 network"
-                )
-        temperature, step = self.settings_.temperature, 2 * self.settings_.perturbation
-        self._perturbed_ = _PerturbedLogits(self.network, temperature, step)
-        self._perturbed_.compile(jit_compile=use_xla())
-
-    def _scores(self, x: np.ndarray) -> dict[str, np.ndarray]:
-        logits = predict(self._perturbed_, x, SCORING_BATCH, to_unit_range)
-        return {"own": log_maximum_softmax(logits, self.settings_.temperature)}
-
-    def get_settings(self) -> dict:
-        """The constructor's arguments as plain values, the network by its name."""
-        return super().get_settings() | {"network": self.network.name}
+    number()("temperature", temperature)
+    number(low_too=True)("perturbation", perturbation)
+    for layer in network.layers:
+        if layer.compute_dtype != "float32":
+            raise ValueError(
+                f"{layer.name} computes in {layer.compute_dtype}, too coarse for a "
+                f"perturbation of {perturbation}: load the weights into a float32 network"
+            )
+    perturbed = _PerturbedLogits(network, temperature, 2 * perturbation)
+    perturbed.compile(jit_compile=use_xla())
+    logits = predict(perturbed, check_images(x), SCORING_BATCH, to_unit_range)
+    return log_maximum_softmax(logits, temperature)
 
 
 def log_maximum_softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:

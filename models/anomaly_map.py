@@ -42,12 +42,10 @@ def anomaly_map(detector, x: np.ndarray) -> np.ndarray:
 def _places(height, width):
     """The pixels (places, h, w) that are covered together; they reach all edges."""
     patch = max(2, min(height, width) // 4)
-    tops, lefts = (
-        np.unique([*range(0, size - patch + 1, patch // 2), size - patch])
-        for size in (height, width)
-    )
-    covered = np.zeros((len(tops), len(lefts), height, width), bool)
-    for i, top in enumerate(tops):
-        for j, left in enumerate(lefts):
-            covered[i, j, top : top + patch, left : left + patch] = True
+
+    def spans(size):
+        starts = np.unique([*range(0, size - patch + 1, patch // 2), size - patch])[:, None]
+        return (starts <= np.arange(size)) & (np.arange(size) < starts + patch)
+
+    covered = spans(height)[:, None, :, None] & spans(width)[None, :, None, :]
     return covered.reshape(-1, height, width)

@@ -29,10 +29,9 @@ def convolutional_encoder(
     initializers, policy = _initializers(seed), {"dtype": dtype}
     filters = (64, 128, 256, 512) if max(input_shape[:2]) > 32 else (64, 128, 256)
     inputs = x = keras.Input(input_shape, dtype="float32", name="images")
+    how = {"strides": 2, "padding": "same"} | policy
     for n in filters:
-        x = layers.Conv2D(
-            n, 3, strides=2, padding="same", kernel_initializer=next(initializers), **policy
-        )(x)
+        x = layers.Conv2D(n, 3, kernel_initializer=next(initializers), **how)(x)
         x = layers.ReLU(**policy)(BatchNormalization(**policy)(x))
     outputs = layers.Dense(
         representation_dim, representation_activation, kernel_initializer=next(initializers)
@@ -68,14 +67,11 @@ def convolutional_decoder(
     x = layers.Dense(4 * 4 * 256, kernel_initializer=next(initializers), **policy)(inputs)
     x = layers.ReLU(**policy)(BatchNormalization(**policy)(x))
     x = layers.Reshape((4, 4, 256), **policy)(x)
+    how = {"strides": 2, "padding": "same"} | policy
     for n in (128, *[64] * (doublings - 2))[: doublings - 1]:
-        x = layers.Conv2DTranspose(
-            n, 3, strides=2, padding="same", kernel_initializer=next(initializers), **policy
-        )(x)
+        x = layers.Conv2DTranspose(n, 3, kernel_initializer=next(initializers), **how)(x)
         x = layers.ReLU(**policy)(BatchNormalization(**policy)(x))
-    x = layers.Conv2DTranspose(
-        channels, 3, strides=2, padding="same", kernel_initializer=next(initializers), **policy
-    )(x)
+    x = layers.Conv2DTranspose(channels, 3, kernel_initializer=next(initializers), **how)(x)
     outputs = layers.Activation("tanh")(x)
     return keras.Model(inputs, outputs, name="decoder")
 

@@ -10,12 +10,12 @@ import pandas as pd
 
 from models.transformation_detector import TransformationDetector
 from utils.detector import to_unit_range
+from utils.dirichlet import rotation_responses
 from utils.files import replacing
 from utils.folders import Folder, read_folder
 from utils.heat import overlaid
 from utils.images import FULL_WHITE, MAX_PIXELS, REGIONS, boxes, printable, read_image, to_grey
 from utils.report import Report
-from utils.scores import rotation_responses
 from utils.threshold import false_alarm_interval
 from utils.verdicts import records, threshold_statement, verdicts
 

@@ -24,11 +24,6 @@ RENAMED = {"score": "score_name", "scored": "scored_transformations"}
 """Settings of format 2 by their names in format 3; the rest is the same."""
 
 
-def with_current_names(settings: dict) -> dict:
-    """Settings of a saved detector or run by the names that they have now."""
-    return {RENAMED.get(name, name): value for name, value in settings.items()}
-
-
 def check_model_path(path: str | os.PathLike) -> Path:
     """The path; ValueError where it does not end as a saved detector's does."""
     path = Path(path)
@@ -82,7 +77,7 @@ def _from_archive(archive, path, create, precision):
     saved = json.loads(archive.read("detector.json"))
     if saved["format"] not in (2, FORMAT):
         raise ValueError(f"format {saved['format']} where this version reads 2 and {FORMAT}")
-    settings = with_current_names(saved["settings"])
+    settings = {RENAMED.get(name, name): value for name, value in saved["settings"].items()}
     if not isinstance(settings["transformations"], str):
         settings["transformations"] = TransformationSet(settings["transformations"])
     detector = create(**settings)

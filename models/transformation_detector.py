@@ -12,27 +12,23 @@ from typing import ClassVar
 
 import keras
 import numpy as np
-from keras import ops
 
 from models.anomaly_map import anomaly_map
-from models.layers import scale_images
 from models.model_file import check_model_path, read_model, write_model
+from models.responses import create_responder, create_trainer
 from models.wide_residual_network import create_wide_residual_network
-from transformations import (
-    SimpleTransformer,
-    TransformationSet,
-    Transformer,
-    TransformLayer,
-    all_transformed,
-)
+from transformations import SimpleTransformer, TransformationSet, Transformer
 from utils.backend import backend, keras_defaults
-from utils.batches import pair_batches
+from utils.batches import pair_batches, predictions
 from utils.detector import Detector, NotFittedError
 from utils.device import PRECISIONS, device_name, scoring_batch, use_xla, versions
-from utils.dirichlet import estimate_alpha, normality_score
+from utils.dirichlet import (
+    estimate_alpha,
+    normality_score,
+    rotation_responses,
+    simplified_score,
+)
 from utils.optimizers import Adam, Muon, one_cycle
-from utils.progress import progress
-from utils.scores import rotation_responses, simplified_score
 from utils.settings import choice, number, optional, setting, whole_number
 from utils.training import Checkpoint, diverged, fit_steps
 
@@ -131,23 +127,10 @@ class TransformationDetector(Detector):
         """The untrained network and the models that feed it: to train, to score, to explain."""
         settings = self.settings_
         self.transformer_ = self._resolve_transformations()
-        depth, widen_factor = self._architecture()
         self._images_at_once(self.transformer_.n_transforms)  # refuses what memories cannot hold
-        self.network_ = create_wide_residual_network(
-            self.image_shape_,
-            self.transformer_.n_transforms,
-            depth=depth,
-            widen_factor=widen_factor,
-            dropout_rate=settings.dropout_rate,
-            final_activation=None,
-            weight_decay=settings.weight_decay,
-            seed=settings.seed,
-            dtype=self.precision_,
-        )
-        images = keras.Input(self.image_shape_, dtype=self.image_dtype_)
-        t = keras.Input((), dtype="int32")
-        transformed = TransformLayer(self.transformer_.transformations)([images, t])
-        self._trainer_ = keras.Model([images, t], self.network_(scale_images(transformed)))
+        self.network_ = self._create_network()
+        kind = self.image_shape_, self.image_dtype_
+        self._trainer_ = create_trainer(self.network_, self.transformer_, *kind)
 
         self._rotations_ = np.array([each.k for each in self.transformer_.transformations])
         self._has_rotations_ = len(set(self._rotations_)) > 1
@@ -161,6 +144,21 @@ class TransformationDetector(Detector):
             (settings.scored_transformations == "all") | ~flips.astype(bool)
         )
         self._responder_ = self._create_responder(self.scored_indices_)
+
+    def _create_network(self):
+        """From images in [-1, 1] to a logit for each transformation."""
+        settings, (depth, widen_factor) = self.settings_, self._architecture()
+        return create_wide_residual_network(
+            self.image_shape_,
+            self.transformer_.n_transforms,
+            depth=depth,
+            widen_factor=widen_factor,
+            dropout_rate=settings.dropout_rate,
+            final_activation=None,
+            weight_decay=settings.weight_decay,
+            seed=settings.seed,
+            dtype=self.precision_,
+        )
 
     def _resolve_transformations(self):
         settings, side = self.settings_, min(self.image_shape_[:2])
@@ -190,15 +188,9 @@ class TransformationDetector(Detector):
 
     def _create_responder(self, indices):
         """The model from images to log y(T_i(x)) for the transformations i of some indices."""
-        height, width, _ = self.image_shape_
-        k, m = self.transformer_.n_transforms, len(indices)
-        b = self._images_at_once(m)
-        images = keras.Input(batch_shape=(b, *self.image_shape_), dtype=self.image_dtype_)
-        moved = all_transformed(images, self.transformer_.index_maps(height, width)[indices])
-        log_p = ops.log_softmax(self.network_(scale_images(moved)), axis=-1)
-        responder = keras.Model(images, ops.reshape(log_p, (b, m, k)))
-        responder.compile(jit_compile=use_xla())
-        return responder
+        shape = self._images_at_once(len(indices)), *self.image_shape_
+        how = self.network_, self.transformer_, shape, self.image_dtype_
+        return create_responder(*how, indices)
 
     def _train(self, x, checkpoint, callbacks):
         k, settings = self.transformer_.n_transforms, self.settings_
@@ -222,16 +214,14 @@ class TransformationDetector(Detector):
         self.record_["training_samples"] = round(made * self.training_samples(len(x)))
 
     def _compile_trainer(self, total_steps, jit_compile):
+        rate, schedule = self.settings_.learning_rate, self.settings_.schedule
+        rate = one_cycle(rate, total_steps) if schedule == "one_cycle" else rate
         self._trainer_.compile(
-            OPTIMIZERS[self.settings_.optimizer](self._learning_rate(total_steps)),
+            OPTIMIZERS[self.settings_.optimizer](rate),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=["accuracy"],
             jit_compile=jit_compile,
         )
-
-    def _learning_rate(self, total_steps):
-        rate = self.settings_.learning_rate
-        return one_cycle(rate, total_steps) if self.settings_.schedule == "one_cycle" else rate
 
     def _epochs(self, n):
         k, settings = self.transformer_.n_transforms, self.settings_
@@ -309,18 +299,11 @@ class TransformationDetector(Detector):
         return self._responses(self._check_like_training(x), "responses")
 
     def _responses(self, x, description, responder=None):
-        """Yields (slice of x, its log-softmax responses (b, m, k) in float64), batch by batch."""
+        """Yields (slice of x, its log responses (b, m, k) in float64), batch by batch."""
         responder = responder or self._responder_
-        b = responder.input_shape[0]
-        starts = range(0, len(x), b)
-        for start in progress(starts, description, unit="batch", verbose=self.verbose):
-            batch = x[start : start + b]
-            n = len(batch)
-            if n < b:  # one shape for all batches: nothing is compiled again
-                batch = np.concatenate([batch, np.repeat(batch[-1:], b - n, axis=0)])
-            with keras_defaults():
-                log_p = np.asarray(responder.predict_on_batch(batch)[:n], np.float64)
-            yield slice(start, start + n), log_p
+        how = {"description": description, "verbose": self.verbose}
+        for part, log_p in predictions(responder, x, responder.input_shape[0], **how):
+            yield part, log_p.astype(np.float64)
 
     def anomaly_map(self, x: np.ndarray) -> np.ndarray:
         """Where images x (n, h, w, c) are odd, the higher the more: see `models.anomaly_map`.

@@ -1,83 +1,42 @@
-"""Section 5.5's network, with a head for categories and one for transformations: training, scores.
+"""Section 5.5's networks of labelled images: a classifier, and one with a second head.
 
-A classifier of the categories alone, which is what a baseline has, is made and trained likewise.
+The paper's has heads for the categories and for the 72 transformations on the same features; a
+network with the categories alone is what the baselines have.
 """
 
 import itertools
-import json
 import math
-import os
-import zlib
 from dataclasses import dataclass
+from typing import ClassVar
 
 import keras
 import numpy as np
-from keras import ops
 
-from models.layers import scale_images
+from baselines.odin import odin
+from models.responses import create_responder, create_trainer
 from models.wide_residual_network import create_wide_residual_network
-from transformations import TransformationSet, Transformer, TransformLayer, all_transformed
-from utils.batches import pair_batches, predict
-from utils.detector import to_unit_range
-from utils.device import scoring_batch, use_xla
+from transformations import TransformationSet, Transformer
+from utils.batches import pair_batches, predict, predictions
+from utils.detector import Detector, to_unit_range
+from utils.device import PRECISIONS, scoring_batch, use_xla
+from utils.dirichlet import simplified_score
 from utils.optimizers import SGD, Muon, one_cycle
+from utils.settings import choice, number, setting, whole_number
 from utils.training import Checkpoint, fit_steps
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a network is made and trained; the defaults are section 5.5's.
-
-    one_cycle: Muon and `utils.optimizers.one_cycle` instead of SGD with Nesterov's momentum and
-    `step_schedule`.
-    """
-
-    depth: int = 16
-    widen_factor: int = 8
-    epochs: float = 200
-    batch_size: int = 128
-    learning_rate: float = 0.1
-    weight_decay: float = 5e-4
-    one_cycle: bool = False
-
-    def create_network(
-        self, input_shape: tuple[int, int, int], n_categories: int, *, two_headed: bool, **how
-    ) -> keras.Model:
-        """From images in [-1, 1] to logits, with heads for "categories" and 72 "transformations".
-
-        Or, not two_headed, for the categories alone. how: seed and dtype, see
-        `create_wide_residual_network`.
-        """
-        heads = {"categories": n_categories, "transformations": Transformer().n_transforms}
-        how |= {"final_activation": None, "weight_decay": self.weight_decay}
-        classes = heads if two_headed else n_categories
-        return create_wide_residual_network(
-            input_shape, classes, self.depth, self.widen_factor, **how
-        )
-
-    def create_optimizer(self, total_steps: int) -> keras.optimizers.Optimizer:
-        """For a training of so many steps."""
-        if self.one_cycle:
-            return Muon(one_cycle(self.learning_rate, total_steps))
-        return SGD(step_schedule(self.learning_rate, total_steps), momentum=0.9, nesterov=True)
-
-
 RECIPES = {
-    "paper": Recipe(),
-    "one_cycle": Recipe(10, 4, epochs=30, learning_rate=1e-2, weight_decay=0.0, one_cycle=True),
+    "paper": {},
+    "one_cycle": {
+        "schedule": "one_cycle",
+        "depth": 10,
+        "widen_factor": 4,
+        "epochs": 30,
+        "learning_rate": 1e-2,
+        "weight_decay": 0.0,
+    },
 }
-"""`one_cycle` is a reduced recipe, with the optimiser of `models.recipes`' `fast`."""
-
-
-def classifier(network: keras.Model) -> keras.Model:
-    """A copy in float32 that gives the logits of the categories alone."""
-    copy = keras.models.clone_model(
-        network,
-        clone_function=lambda layer: layer.from_config(layer.get_config() | {"dtype": "float32"}),
-    )
-    copy.set_weights(network.get_weights())
-    logits = copy.output["categories"] if isinstance(copy.output, dict) else copy.output
-    return keras.Model(copy.input, logits)
+"""`paper` is section 5.5: the constructor's own defaults. `one_cycle` is a reduced recipe, with the
+optimiser of `models.recipes`' `fast`."""
 
 
 def augmentations(shift: int = 4) -> TransformationSet:
@@ -89,66 +48,140 @@ def augmentations(shift: int = 4) -> TransformationSet:
     return TransformationSet(list(itertools.product((False, True), shifts, shifts, (0,))))
 
 
-def train_network(
-    network: keras.Model,
-    x: np.ndarray,
-    y: np.ndarray,
-    transformations: TransformationSet,
-    recipe: Recipe = RECIPES["paper"],
-    *,
-    seed: int = 0,
-    checkpoint: str | os.PathLike | None = None,
-    checkpoint_seconds: float = 180.0,
-    callbacks: list[keras.callbacks.Callback] = (),
-    verbose: int = 1,
-) -> float:
-    """Train on images x (n, h, w, c) with categories y (n,); returns the seconds it took.
+@dataclass(eq=False, repr=False, kw_only=True)
+class Classifier(Detector):
+    """A wide residual network that learns the categories of images, and its scores.
 
-    An epoch shows each image once, in an order and under a transformation drawn at random. Two
-    heads learn by the sum of their cross-entropies.
+    `fit(x, y)` takes their categories too: (n,) whole numbers under n_categories. An epoch shows
+    each image once, in an order and under a transformation drawn at random, here of
+    `augmentations`. schedule: "steps" is SGD with Nesterov's momentum and `step_schedule`,
+    "one_cycle" is Muon with `utils.optimizers.one_cycle`. precision: see `TransformationDetector`.
 
-    checkpoint: a file that holds the state, written anew every checkpoint_seconds and after each
-    epoch; where it exists, training goes on from there, to the weights that it would have ended
-    with. ValueError where it is of another training.
+    temperature and perturbation are those of the first score, `baselines.odin.odin`; the other is
+    the maximum softmax probability. After `fit`: network_, from images in [-1, 1] to logits.
     """
-    k, batch_size = transformations.n_transforms, recipe.batch_size
-    steps_per_epoch = math.ceil(len(x) / batch_size)
-    total_steps = max(1, round(recipe.epochs * steps_per_epoch))
-    images = keras.Input(x.shape[1:], dtype=str(x.dtype))
-    t = keras.Input((), dtype="int32")
-    transformed = TransformLayer(transformations.transformations)([images, t])
-    trainer = keras.Model([images, t], network(scale_images(transformed)))
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    trainer.compile(
-        recipe.create_optimizer(total_steps),
-        loss=keras.tree.map_structure(lambda head: loss, trainer.output),
-        metrics=keras.tree.map_structure(lambda head: ["accuracy"], trainer.output),
-        jit_compile=use_xla(),
-    )
 
-    def labels(image, t):
-        both = {"categories": y[image], "transformations": t}
-        return both if isinstance(trainer.output, dict) else y[image]
+    NOT_OF_TRAINING: ClassVar = Detector.NOT_OF_TRAINING | {"temperature", "perturbation"}
 
-    settings = {"network": network.name, "precision": network.layers[1].dtype_policy.name}
-    settings |= {"images": x.shape, "mean": float(x.mean()), "seed": seed, "momentum": 0.9}
-    for name in ("epochs", "batch_size", "learning_rate"):
-        settings[name] = getattr(recipe, name)
-    settings["transformations"] = zlib.crc32(json.dumps(transformations.to_list()).encode())
-    if recipe.one_cycle:  # of which older checkpoints say nothing
-        settings["one_cycle"] = True
-    state = Checkpoint(checkpoint, checkpoint_seconds, json.dumps(settings, sort_keys=True))
-    fit_steps(
-        trainer,
-        lambda epoch: pair_batches(x, random_pairs(len(x), k, seed, epoch), k, batch_size, labels),
-        steps_per_epoch=steps_per_epoch,
-        total_steps=total_steps,
-        checkpoint=state,
-        learning_rate=recipe.learning_rate,
-        callbacks=callbacks,
-        verbose=verbose,
-    )
-    return state.seconds
+    n_categories: int = setting(10, whole_number(2))
+    depth: int = setting(16, whole_number())
+    widen_factor: int = setting(8, whole_number())
+    epochs: float = setting(200, number())
+    batch_size: int = setting(128, whole_number())
+    schedule: str = setting("steps", choice("steps", "one_cycle"))
+    learning_rate: float = setting(0.1, number())
+    weight_decay: float = setting(5e-4, number(low_too=True))
+    precision: str = setting("auto", choice(*PRECISIONS))
+    temperature: float = setting(1000.0, number())
+    perturbation: float = setting(0.0014, number(low_too=True))
+
+    def fit(self, x: np.ndarray, y: np.ndarray, **how) -> "Classifier":
+        """`Detector.fit` with categories y (n,). ValueError where they do not fit the images."""
+        self._y = np.asarray(y)
+        if self._y.shape != np.shape(x)[:1] or not np.isin(y, range(self.n_categories)).all():
+            found = f"{self._y.dtype} of shape {self._y.shape}"
+            raise ValueError(f"y is {found}, expected {len(x)} numbers under {self.n_categories}")
+        return super().fit(x, **how)
+
+    def _transformations(self) -> TransformationSet:
+        """Under which training shows images."""
+        return augmentations()
+
+    def _create_network(self, n_transforms: int) -> keras.Model:
+        """From images in [-1, 1] to logits."""
+        settings = self.settings_
+        how = {"weight_decay": settings.weight_decay, "seed": settings.seed}
+        how |= {"final_activation": None, "dtype": self.precision_}
+        size = settings.depth, settings.widen_factor
+        heads = self._heads(n_transforms)
+        return create_wide_residual_network(self.image_shape_, heads, *size, **how)
+
+    def _heads(self, n_transforms):
+        return self.settings_.n_categories
+
+    def _labels(self, image, t):
+        """What a batch of images, by number, under transformations t is to be taken for."""
+        return self._y[image]
+
+    def _fit(self, x: np.ndarray, checkpoint: Checkpoint, callbacks: list) -> None:
+        settings, self.transformer_ = self.settings_, self._transformations()
+        k, batch_size = len(self.transformer_), settings.batch_size
+        steps_per_epoch = math.ceil(len(x) / batch_size)
+        total_steps = max(1, round(settings.epochs * steps_per_epoch))
+        self.network_ = self._create_network(k)
+        trainer = create_trainer(self.network_, self.transformer_, x.shape[1:], x.dtype.name)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        rate = settings.learning_rate
+        sgd = SGD(step_schedule(rate, total_steps), momentum=0.9, nesterov=True)
+        trainer.compile(
+            sgd if settings.schedule == "steps" else Muon(one_cycle(rate, total_steps)),
+            loss=keras.tree.map_structure(lambda head: loss, trainer.output),
+            metrics=keras.tree.map_structure(lambda head: ["accuracy"], trainer.output),
+            jit_compile=use_xla(),
+        )
+        fit_steps(
+            trainer,
+            lambda epoch: pair_batches(
+                x, random_pairs(len(x), k, settings.seed, epoch), k, batch_size, self._labels
+            ),
+            steps_per_epoch=steps_per_epoch,
+            total_steps=total_steps,
+            checkpoint=checkpoint,
+            learning_rate=rate,
+            callbacks=callbacks,
+            verbose=self.verbose,
+        )
+        self.seconds_["training"] = checkpoint.seconds
+
+    def _scores(self, x: np.ndarray) -> dict[str, np.ndarray]:
+        network, settings = self.categories(), self.settings_
+        how = {"temperature": settings.temperature, "perturbation": settings.perturbation}
+        return {
+            "odin": odin(network, x, **how),
+            "maximum_softmax": odin(network, x, temperature=1.0, perturbation=0.0),
+        }
+
+    def categories(self) -> keras.Model:
+        """A copy of the network in float32 that gives the logits of the categories alone."""
+
+        def in_float32(layer):
+            return layer.from_config(layer.get_config() | {"dtype": "float32"})
+
+        copy = keras.models.clone_model(self.network_, clone_function=in_float32)
+        copy.set_weights(self.network_.get_weights())
+        logits = copy.output["categories"] if isinstance(copy.output, dict) else copy.output
+        return keras.Model(copy.input, logits)
+
+    def accuracy(self, x: np.ndarray, y: np.ndarray) -> float:
+        """The share of images x whose category y (n,) the network finds, untransformed."""
+        logits = predict(self.categories(), x, scoring_batch(), to_unit_range)
+        return float((logits.argmax(1) == y).mean())
+
+
+class TwoHeaded(Classifier):
+    """The paper's: it learns categories and transformations, by the sum of their cross-entropies.
+
+    Its own score is the simplified one (section 4.2) of the transformations.
+    """
+
+    def _transformations(self):
+        return Transformer()
+
+    def _heads(self, n_transforms):
+        return {"categories": self.settings_.n_categories, "transformations": n_transforms}
+
+    def _labels(self, image, t):
+        return {"categories": self._y[image], "transformations": t}
+
+    def _scores(self, x):
+        shape = max(1, scoring_batch() // len(self.transformer_)), *x.shape[1:]
+        responder = create_responder(self.network_, self.transformer_, shape, x.dtype.name)
+        how = {"description": "scoring", "verbose": self.verbose}
+        parts = predictions(responder, x, shape[0], **how)
+        own = [simplified_score(log_p.astype(np.float64)) for _, log_p in parts]
+        scores = {"transformations": np.concatenate(own)}
+        others = super()._scores(x).items()
+        return scores | {f"{name}_two_headed": each for name, each in others}
 
 
 def step_schedule(
@@ -165,22 +198,3 @@ def random_pairs(n: int, n_transforms: int, seed: int, epoch: int) -> np.ndarray
     """An epoch's shuffle of n images, each with one random t: int32, image * n_transforms + t."""
     rng = np.random.default_rng((seed, epoch))
     return (rng.permutation(n) * n_transforms + rng.integers(n_transforms, size=n)).astype(np.int32)
-
-
-def simplified_scores(network: keras.Model, x: np.ndarray) -> np.ndarray:
-    """The simplified score (section 4.2) of the transformations' head: (n, h, w, c) to (n,)."""
-    transformations = Transformer()
-    k = transformations.n_transforms
-    images = keras.Input(x.shape[1:], dtype=str(x.dtype))
-    every = all_transformed(images, transformations.index_maps(*x.shape[1:3]))
-    log_p = ops.log_softmax(network(scale_images(every))["transformations"], axis=-1)
-    scorer = keras.Model(images, ops.diagonal(ops.reshape(log_p, (-1, k, k)), axis1=1, axis2=2))
-    scorer.compile(jit_compile=use_xla())
-    log_p = predict(scorer, x, max(1, scoring_batch() // k))
-    return np.exp(log_p.astype(np.float64)).mean(axis=1)
-
-
-def accuracy(network: keras.Model, x: np.ndarray, y: np.ndarray) -> float:
-    """The share of images x whose category the network finds, untransformed."""
-    logits = predict(classifier(network), x, scoring_batch(), to_unit_range)
-    return float((logits.argmax(1) == y).mean())

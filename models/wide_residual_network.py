@@ -37,94 +37,60 @@ def create_wide_residual_network(
 
     Raises ValueError where depth is not 6n + 4 or the input is smaller than 4x4.
     """
-    network = _Layers(weight_decay, seed, dtype)
-    inputs = keras.Input(input_shape, dtype="float32", name="images")
-    x = network.features(inputs, depth, widen_factor, dropout_rate)
-    several = isinstance(num_classes, dict)
-    heads = num_classes if several else {"predictions": num_classes}
-    outputs = {name: network.head(x, n, final_activation, name) for name, n in heads.items()}
-    name = f"wrn_{depth}_{widen_factor}"
-    if several:
-        return keras.Model(inputs, outputs, name=f"two_headed_{name}")
-    return keras.Model(inputs, outputs["predictions"], name=name)
+    blocks, remainder = divmod(depth - 4, 6)
+    if remainder or blocks < 1:
+        raise ValueError(f"depth {depth} is not 6n + 4: choose 10, 16, 22, 28, ...")
+    if min(input_shape[:2]) < 4:
+        raise ValueError(f"images of shape {input_shape} are smaller than 4x4")
+    seeds = np.random.default_rng(seed)
+    penalty = keras.regularizers.L2(weight_decay / 2) if weight_decay else None
+    policy = {"dtype": dtype}
 
+    def kernel(scale, distribution):
+        how = {"mode": "fan_in", "distribution": distribution, "seed": next_seed()}
+        initializer = keras.initializers.VarianceScaling(scale, **how)
+        return {"kernel_initializer": initializer, "kernel_regularizer": penalty}
 
-class _Layers:
-    """The network's parts, with the initialisers and the penalty that all of them share."""
+    def next_seed():
+        return None if seed is None else int(seeds.integers(2**31))
 
-    def __init__(self, weight_decay, seed, dtype):
-        self.weight_decay = weight_decay
-        self.seeds = None if seed is None else np.random.default_rng(seed)
-        self.dtype = dtype
+    def conv(x, filters, size=3, stride=1):
+        how = kernel(2.0, "untruncated_normal") | policy
+        return layers.Conv2D(filters, size, strides=stride, padding="same", use_bias=False, **how)(
+            x
+        )
 
-    def features(self, inputs, depth, widen_factor, dropout_rate):
-        """Images to the flat features that the classification head reads."""
-        blocks, remainder = divmod(depth - 4, 6)
-        if remainder or blocks < 1:
-            raise ValueError(f"depth {depth} is not 6n + 4: choose 10, 16, 22, 28, ...")
-        if min(inputs.shape[1:3]) < 4:
-            raise ValueError(f"images of shape {inputs.shape[1:]} are smaller than 4x4")
-        x = self.conv(inputs, 16)
-        for group, stride in enumerate((1, 2, 2)):
-            for block in range(blocks):
-                filters = 16 * 2**group * widen_factor
-                x = self.block(x, filters, stride if block == 0 else 1, dropout_rate)
-        x = self.bn_relu(x)
-        # 8x8 is the whole map at 32x32 pixels and a quarter of it at 64x64, whose 2x2 rest is
-        # flattened as it is. Images under 32x32, which the paper has not, leave a smaller map.
-        x = layers.AveragePooling2D([min(8, side) for side in x.shape[1:3]], dtype=self.dtype)(x)
-        return layers.Flatten(dtype=self.dtype)(x)
+    def bn_relu(x):
+        how = {"gamma_regularizer": penalty, "beta_regularizer": penalty} | policy
+        return layers.ReLU(**policy)(BatchNormalization(momentum=0.9, epsilon=1e-5, **how)(x))
 
-    def block(self, x, filters, stride, dropout_rate):
+    def block(x, filters, stride):
         shortcut = x
-        x = self.bn_relu(x)
+        x = bn_relu(x)
         if shortcut.shape[-1] != filters:
-            shortcut = self.conv(x, filters, size=1, stride=stride)
-        x = self.bn_relu(self.conv(x, filters, stride=stride))
+            shortcut = conv(x, filters, size=1, stride=stride)
+        x = bn_relu(conv(x, filters, stride=stride))
         if dropout_rate:
-            x = layers.Dropout(dropout_rate, seed=self.seed(), dtype=self.dtype)(x)
-        return layers.Add(dtype=self.dtype)([self.conv(x, filters), shortcut])
+            x = layers.Dropout(dropout_rate, seed=next_seed(), **policy)(x)
+        return layers.Add(**policy)([conv(x, filters), shortcut])
 
-    def conv(self, x, filters, size=3, stride=1):
-        return layers.Conv2D(
-            filters,
-            size,
-            strides=stride,
-            padding="same",
-            use_bias=False,
-            kernel_initializer=keras.initializers.VarianceScaling(
-                2.0, mode="fan_in", distribution="untruncated_normal", seed=self.seed()
-            ),
-            kernel_regularizer=self.penalty(),
-            dtype=self.dtype,
-        )(x)
+    def head(x, n, name):
+        # uniform in +-1/sqrt(fan_in), the scale of 1/3 being that interval's variance
+        how = kernel(1 / 3, "uniform") | {"bias_regularizer": penalty, "dtype": "float32"}
+        return layers.Dense(n, final_activation, name=name, **how)(x)
 
-    def bn_relu(self, x):
-        x = BatchNormalization(
-            momentum=0.9,
-            epsilon=1e-5,
-            gamma_regularizer=self.penalty(),
-            beta_regularizer=self.penalty(),
-            dtype=self.dtype,
-        )(x)
-        return layers.ReLU(dtype=self.dtype)(x)
-
-    def head(self, x, num_classes, activation, name):
-        """Uniform in +-1/sqrt(fan_in), the scale of 1/3 being that interval's variance."""
-        return layers.Dense(
-            num_classes,
-            activation=activation,
-            kernel_initializer=keras.initializers.VarianceScaling(
-                1 / 3, mode="fan_in", distribution="uniform", seed=self.seed()
-            ),
-            kernel_regularizer=self.penalty(),
-            bias_regularizer=self.penalty(),
-            dtype="float32",
-            name=name,
-        )(x)
-
-    def penalty(self):
-        return keras.regularizers.L2(self.weight_decay / 2) if self.weight_decay else None
-
-    def seed(self):
-        return None if self.seeds is None else int(self.seeds.integers(2**31))
+    inputs = keras.Input(input_shape, dtype="float32", name="images")
+    x = conv(inputs, 16)
+    for group, stride in enumerate((1, 2, 2)):
+        for i in range(blocks):
+            x = block(x, 16 * 2**group * widen_factor, stride if i == 0 else 1)
+    x = bn_relu(x)
+    # 8x8 is the whole map at 32x32 pixels and a quarter of it at 64x64, whose 2x2 rest is
+    # flattened as it is. Images under 32x32, which the paper has not, leave a smaller map.
+    x = layers.AveragePooling2D([min(8, side) for side in x.shape[1:3]], **policy)(x)
+    x = layers.Flatten(**policy)(x)
+    name = f"wrn_{depth}_{widen_factor}"
+    if isinstance(num_classes, dict):
+        outputs = {each: head(x, n, each) for each, n in num_classes.items()}
+        return keras.Model(inputs, outputs, name=f"two_headed_{name}")
+    return keras.Model(inputs, head(x, num_classes, "predictions"), name=name)

@@ -30,8 +30,8 @@ def test_precision_names(monkeypatch):
         ("fpu avx512_bf16 amx_bf16", "AVX512_CORE_AMX", None, "mixed_bfloat16"),
         ("fpu avx512_bf16 amx_bf16", "AVX512_CORE_BF16", None, "float32"),
         ("fpu avx2 avx512f avx512_bf16 amx_bf16", "AVX2", None, "float32"),
-        ("fpu avx2", None, {"name": "A100", "compute_capability": (8, 0)}, "mixed_bfloat16"),
-        ("fpu avx512_bf16", None, {"name": "V100", "compute_capability": (7, 0)}, "float32"),
+        ("fpu avx2", None, ("A100", (8, 0)), "mixed_bfloat16"),
+        ("fpu avx512_bf16", None, ("V100", (7, 0)), "float32"),
     ],
 )
 def test_auto_takes_bfloat16_only_where_it_is_faster(monkeypatch, flags, isa, gpu, expected):

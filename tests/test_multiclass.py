@@ -1,3 +1,4 @@
+import functools
 import json
 
 import keras
@@ -7,9 +8,9 @@ from scipy.special import log_softmax, softmax
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 import multiclass_experiment as experiment
+from baselines.odin import odin
 from models import two_headed
-from models.two_headed import Recipe
-from models.wide_residual_network import create_wide_residual_network
+from models.two_headed import Classifier, TwoHeaded
 from tests.conftest import assert_resumed, watched
 from transformations import SimpleTransformer, Transformer
 from utils.datasets import DatasetError, load_test_images
@@ -94,69 +95,60 @@ def glyphs(n, seed):
     return x, np.arange(n) % 2
 
 
+class Simple(TwoHeaded):
+    """With the simple transformations instead of all 72."""
+
+    def _transformations(self):
+        return SimpleTransformer()
+
+
 def test_both_heads_learn():
-    network = create_wide_residual_network(
-        (8, 8, 1),
-        {"categories": 2, "transformations": 8},
-        depth=10,
-        final_activation=None,
-        seed=0,
-    )
     x, y = glyphs(128, seed=100)
     history = History()
-    settings = {"callbacks": [history], "verbose": 0}
-    recipe = Recipe(epochs=8, batch_size=32)
-    two_headed.train_network(network, x, y, SimpleTransformer(), recipe, **settings)
+    how = {"depth": 10, "widen_factor": 1, "precision": "float32", "verbose": 0}
+    detector = Simple(n_categories=2, epochs=8, batch_size=32, **how)
+    detector.fit(x, y, callbacks=[history])
     losses = [logs["loss"] for logs in history.logs]
     assert losses[-1] < 0.6 * losses[0]
     assert history.logs[-1]["categories_accuracy"] > 0.7
     assert history.logs[-1]["transformations_accuracy"] > 0.6
     x, y = glyphs(48, seed=1)
-    assert two_headed.accuracy(network, x, y) > 0.7
+    assert detector.accuracy(x, y) > 0.7
     applied = np.arange(48) // 6
     moved = SimpleTransformer().transform_batch(x, applied)
-    logits = network(2 * (moved.astype("float32") / 255) - 1)["transformations"]
+    logits = detector.network_(2 * (moved.astype("float32") / 255) - 1)["transformations"]
     assert np.mean(keras.ops.convert_to_numpy(logits).argmax(1) == applied) > 0.6
 
 
-def small_two_headed(seed):
+class Small(Simple):
     """One convolution and two heads, quickly built and trained."""
-    layers, seeds = keras.layers, [keras.initializers.GlorotUniform(seed + i) for i in range(3)]
-    images = keras.Input((8, 8, 1))
-    x = layers.Conv2D(4, 3, use_bias=False, kernel_initializer=seeds[0])(images)
-    x = layers.Flatten()(layers.ReLU()(layers.BatchNormalization()(x)))
-    categories = layers.Dense(2, kernel_initializer=seeds[1])(x)
-    transformations = layers.Dense(8, kernel_initializer=seeds[2])(x)
-    heads = {"categories": categories, "transformations": transformations}
-    return keras.Model(images, heads, name="two_headed")
+
+    def _create_network(self, n_transforms):
+        layers, seed = keras.layers, self.seed
+        seeds = [keras.initializers.GlorotUniform(seed + i) for i in range(3)]
+        images = keras.Input((8, 8, 1))
+        x = layers.Conv2D(4, 3, use_bias=False, kernel_initializer=seeds[0])(images)
+        x = layers.Flatten()(layers.ReLU()(layers.BatchNormalization()(x)))
+        categories = layers.Dense(2, kernel_initializer=seeds[1])(x)
+        transformations = layers.Dense(n_transforms, kernel_initializer=seeds[2])(x)
+        heads = {"categories": categories, "transformations": transformations}
+        return keras.Model(images, heads, name="two_headed")
 
 
 def test_resumed_training_goes_on_as_the_unbroken(tmp_path, fed):
     """What the next steps compute is as it was, but for rounding."""
     x, y = glyphs(150, seed=100)
-    recipe = Recipe(epochs=2, batch_size=32)
+    how = {"n_categories": 2, "epochs": 2, "batch_size": 32, "verbose": 0}
     checkpoint, left = tmp_path / "run.checkpoint.keras", tmp_path / "left.checkpoint.keras"
     unbroken, resumed = watched(3, checkpoint), watched(3)
-    for seed, file, every, watch in ((0, checkpoint, 0, unbroken), (1, left, 100, resumed)):
+    for file, every, watch in ((checkpoint, 0, unbroken), (left, 100, resumed)):
         fed.append([])
-        network = small_two_headed(seed)
-        two_headed.train_network(
-            network,
-            x,
-            y,
-            SimpleTransformer(),
-            recipe,
-            checkpoint=file,
-            checkpoint_seconds=every,
-            callbacks=[watch],
-            verbose=0,
-        )
+        Small(**how).fit(x, y, checkpoint=file, checkpoint_seconds=every, callbacks=[watch])
     assert (unbroken.steps, resumed.steps) == (10, 10 - 3)
     epochs = [two_headed.random_pairs(150, 8, 0, epoch) for epoch in range(2)]
     assert_resumed(unbroken, resumed, fed, epochs, n_done=3 * 32)
     with pytest.raises(ValueError, match="checkpoint of a training with other settings"):
-        longer = Recipe(epochs=4, batch_size=32)
-        two_headed.train_network(network, x, y, SimpleTransformer(), longer, checkpoint=left)
+        Small(**how | {"epochs": 4}).fit(x, y, checkpoint=left)
 
 
 def test_one_cycle_trains_by_muon_whose_rate_rises_and_falls():
@@ -166,74 +158,80 @@ def test_one_cycle_trains_by_muon_whose_rate_rises_and_falls():
 
     x, y = glyphs(64, seed=100)
     optimizer = Optimizer()
-    recipe = Recipe(epochs=5, batch_size=32, learning_rate=0.01, one_cycle=True)
-    settings = {"callbacks": [optimizer], "verbose": 0}
-    two_headed.train_network(small_two_headed(0), x, y, SimpleTransformer(), recipe, **settings)
+    how = {"n_categories": 2, "epochs": 5, "batch_size": 32, "verbose": 0}
+    detector = Small(schedule="one_cycle", learning_rate=0.01, **how)
+    detector.fit(x, y, callbacks=[optimizer])
     assert isinstance(optimizer.kept, Muon) and int(optimizer.kept.iterations) == 10
-    schedule = recipe.create_optimizer(100)._learning_rate
-    rates = [float(schedule(step)) for step in range(101)]
+    rates = [float(optimizer.kept._learning_rate(step)) for step in range(11)]
     assert rates[0] == pytest.approx(0.01 / 25) and rates[-1] == pytest.approx(0, abs=1e-6)
-    assert np.argmax(rates) == 30 and max(rates) == pytest.approx(0.01)
+    assert np.argmax(rates) == 3 and max(rates) == pytest.approx(0.01)
 
 
-def test_a_network_of_categories_alone_is_trained_on_augmented_images(digits):
+def test_a_classifier_is_trained_on_augmented_images(digits):
     transformations = two_headed.augmentations()
     assert len(transformations) == 2 * 9 * 9
     assert {(t.flip, t.k) for t in transformations.transformations} == {(False, 0), (True, 0)}
-    network = SMALL.create_network((8, 8, 1), 10, two_headed=False, seed=0)
     history = History()
-    two_headed.train_network(
-        network,
-        digits.x_train[:100, ::2, ::2],
-        digits.y_train[:100],
-        transformations,
-        Recipe(epochs=1, batch_size=50),
-        callbacks=[history],
-        verbose=0,
-    )
+    x, y = digits.x_train[:100, ::2, ::2], digits.y_train[:100]
+    detector = Classifier(depth=10, widen_factor=1, epochs=1, batch_size=50, verbose=0)
+    detector.fit(x, y, callbacks=[history])
     assert set(history.logs[0]) == {"loss", "accuracy"}
+    assert detector.transformer_.to_list() == transformations.to_list()
 
 
-SMALL = Recipe(depth=10, widen_factor=1)
+@pytest.mark.parametrize("y", [np.arange(99) % 10, np.arange(100) % 11, np.full(100, 0.5)])
+def test_categories_that_do_not_fit_are_refused(digits, y):
+    with pytest.raises(ValueError, match="expected 100 numbers under 10"):
+        Classifier().fit(digits.x_train[:100], y)
 
 
 # --------------------------------------------------------------------------------------- scoring
 
 
+@functools.cache
+def untrained(precision):
+    """Images, and both detectors as they are before their first step."""
+    x = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
+    how = {"depth": 10, "widen_factor": 1, "precision": precision, "verbose": 0}
+    how |= {"temperature": 2.0, "perturbation": 0.01}
+    detectors = [kind(**how) for kind in (TwoHeaded, Classifier)]
+    for detector in detectors:
+        detector._begin(x.shape[1:], "uint8")
+        detector.transformer_ = detector._transformations()
+        detector.network_ = detector._create_network(len(detector.transformer_))
+    return x, detectors
+
+
 def test_scores_are_the_mean_probability_of_the_right_transformation():
-    x = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
-    network = SMALL.create_network((16, 16, 3), 10, two_headed=True, seed=0)
+    x, (detector, _) = untrained("float32")
     transformations = Transformer()
-    expected = np.zeros(3)
+    expected = np.zeros(len(x))
     for t in range(72):
-        moved = transformations.transform_batch(x, np.full(3, t))
-        logits = network(2 * (moved.astype("float32") / 255) - 1)["transformations"]
+        moved = transformations.transform_batch(x, np.full(len(x), t))
+        logits = detector.network_(2 * (moved.astype("float32") / 255) - 1)["transformations"]
         expected += softmax(keras.ops.convert_to_numpy(logits), axis=1)[:, t] / 72
-    scores = two_headed.simplified_scores(network, x)
+    scores = detector.score_samples(x)
     assert scores.dtype == np.float64
     np.testing.assert_allclose(scores, expected, rtol=1e-4)
 
 
-# --------------------------------------------------------------------------------------- command
-
-
-@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
-def test_odin_scores_the_categories_of_either_network_in_float32(dtype):
-    x = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
-    network = SMALL.create_network((16, 16, 3), 10, two_headed=True, seed=0, dtype=dtype)
-    one_headed = SMALL.create_network((16, 16, 3), 10, two_headed=False, seed=0, dtype=dtype)
-    copy = two_headed.classifier(network)
-    assert {layer.compute_dtype for layer in copy.layers} == {"float32"}
-    for one, other in zip(copy.get_weights(), one_headed.get_weights(), strict=True):
-        np.testing.assert_array_equal(one, other)
-    logits = keras.ops.convert_to_numpy(copy(2 * (x.astype("float32") / 255) - 1))
-    settings = {"maximum_softmax": {"temperature": 1.0, "perturbation": 0.0}}
-    both = experiment.all_scores(network, x, settings)
-    alone = experiment.all_scores(one_headed, x, settings)
-    assert list(both) == ["transformations", "maximum_softmax_two_headed"]
-    assert list(alone) == ["maximum_softmax"]
-    for scores in (both["maximum_softmax_two_headed"], alone["maximum_softmax"]):
-        np.testing.assert_allclose(scores, log_softmax(logits, axis=1).max(1), rtol=1e-4)
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+def test_odin_scores_the_categories_of_either_network_in_float32(precision):
+    x, detectors = untrained(precision)
+    names = ["transformations", "odin_two_headed", "maximum_softmax_two_headed"]
+    for detector, expected in zip(detectors, (names, ["odin", "maximum_softmax"]), strict=True):
+        network = detector.categories()
+        assert {layer.compute_dtype for layer in network.layers} == {"float32"}
+        stored = detector.network_.get_weights()
+        for one, other in zip(network.get_weights(), stored, strict=False):
+            np.testing.assert_array_equal(one, other)
+        scores = detector.scores(x)
+        assert list(scores) == expected
+        logits = keras.ops.convert_to_numpy(network(2 * (x.astype("float32") / 255) - 1))
+        *_, perturbed, plain = scores.values()
+        np.testing.assert_allclose(plain, log_softmax(logits, axis=1).max(1), rtol=1e-4)
+        expected = odin(network, x, temperature=2.0, perturbation=0.01)
+        np.testing.assert_allclose(perturbed, expected, rtol=1e-6)
 
 
 METHODS = (

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 
-from baselines.odin import ODIN, log_maximum_softmax
+from baselines.odin import log_maximum_softmax, odin
 from models.wide_residual_network import create_wide_residual_network
 
 
@@ -31,20 +31,18 @@ def test_scores_are_those_of_the_formula(linear, images, temperature, perturbati
     gradient = (w.T[log_p.argmax(1)] - np.exp(log_p) @ w.T) / temperature
     moved = x + 2 * perturbation * np.sign(gradient)  # pixels' range has length 2
     expected = log_softmax((moved @ w + b) / temperature, axis=1).max(1)
-    odin = ODIN(linear, temperature=temperature, perturbation=perturbation).fit(images)
-    scores = odin.score_samples(images)
+    how = {"temperature": temperature, "perturbation": perturbation}
+    scores = odin(linear, images, **how)
     assert scores.dtype == np.float64
     np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-7)
-    scaled = ODIN(linear, temperature=temperature, perturbation=perturbation)
-    scaled.fit(2 * (images / 255) - 1)
-    np.testing.assert_allclose(scaled.score_samples(2 * (images / 255) - 1), scores, rtol=1e-5)
+    np.testing.assert_allclose(odin(linear, 2 * (images / 255) - 1, **how), scores, rtol=1e-5)
 
 
 def test_the_perturbation_raises_the_maximum_softmax():
     x = np.random.default_rng(2).uniform(-1, 1, (20, 8, 8, 1))
     network = create_wide_residual_network((8, 8, 1), 3, 10, final_activation=None, seed=0)
-    still = ODIN(network, temperature=10, perturbation=0).fit(x).score_samples(x)
-    moved = ODIN(network, temperature=10, perturbation=1e-3).fit(x).score_samples(x)
+    still = odin(network, x, temperature=10, perturbation=0)
+    moved = odin(network, x, temperature=10, perturbation=1e-3)
     assert (moved > still).all()
 
 
@@ -57,22 +55,13 @@ def test_certain_classifications_are_still_ranked():
     )
 
 
-def test_it_is_a_detector(linear, images):
-    odin = ODIN(linear, temperature=2, perturbation=0.01)
-    with pytest.raises(RuntimeError, match="call fit"):
-        odin.score_samples(images)
-    odin.fit(images).calibrate(images, 0.2)
-    assert (odin.predict(images) == -1).sum() <= 6
-    assert odin.get_settings()["network"] == linear.name
-    with pytest.raises(ValueError, match="trained on"):
-        odin.score_samples(images[:, :4])
-
-
 def test_what_makes_no_sense_is_named(linear, images):
     with pytest.raises(ValueError, match="temperature is 0"):
-        ODIN(linear, temperature=0).fit(images)
+        odin(linear, images, temperature=0)
     with pytest.raises(ValueError, match="perturbation is -1"):
-        ODIN(linear, perturbation=-1).fit(images)
+        odin(linear, images, perturbation=-1)
     coarse = create_wide_residual_network((6, 5, 3), 4, 10, dtype="mixed_bfloat16")
     with pytest.raises(ValueError, match="computes in bfloat16, too coarse"):
-        ODIN(coarse).fit(images)
+        odin(coarse, images)
+    with pytest.raises(ValueError, match="shape"):
+        odin(linear, images[0])

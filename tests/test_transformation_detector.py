@@ -15,9 +15,8 @@ import models.transformation_detector
 from models.transformation_detector import TransformationDetector, epoch_pairs
 from tests.conftest import assert_resumed, watched
 from transformations import TransformationSet
-from utils.dirichlet import estimate_alpha, normality_score
+from utils.dirichlet import estimate_alpha, normality_score, simplified_score
 from utils.metrics import auroc
-from utils.scores import simplified_score
 
 SMALL = {
     "transformations": "simple",

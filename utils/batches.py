@@ -1,20 +1,20 @@
-"""What Keras's `fit` and `predict` are fed: batches made one after the other, while others run."""
+"""Batches: what Keras's `fit` is fed, made while others run, and what models make of them."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
 
-from utils.backend import backend
+from utils.backend import backend, keras_defaults
+from utils.progress import progress
 
 
 def batches(n: int, make: Callable[[int], tuple]):
-    """n batches for `Model.fit` or `predict`: batch i is make(i), nested NumPy arrays (b, ...).
+    """n batches for `Model.fit`: batch i is make(i), nested NumPy arrays (b, ...).
 
     They come in their order, and may differ in b alone. A PyDataset; on TensorFlow, a tf.data
-    pipeline of it without autotuning, whose thread makes the end of `fit` and `predict` wait for up
-    to a minute.
+    pipeline of it without autotuning, whose thread makes the end of `fit` wait for up to a minute.
     """
     dataset = _Batches(n, make)
     if backend() != "tensorflow":
@@ -70,20 +70,29 @@ def pair_batches(
     return batch
 
 
-def predict(
+def predictions(
     model: keras.Model,
     x: np.ndarray,
     batch_size: int,
     prepare: Callable[[np.ndarray], np.ndarray] = lambda part: part,
-    callbacks: Sequence[keras.callbacks.Callback] = (),
-) -> np.ndarray:
-    """A model's outputs for all of x, batch by batch, each as `prepare` makes it."""
+    description: str = "",
+    verbose: int = 0,
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yields (part, a model's outputs for prepare(x[part])), batch by batch; part: a slice."""
+    for start in progress(range(0, len(x), batch_size), description, unit="batch", verbose=verbose):
+        batch = x[start : start + batch_size]
+        n = len(batch)
+        if n < batch_size:  # one shape for all batches: nothing is compiled again
+            batch = np.concatenate([batch, np.repeat(batch[-1:], batch_size - n, axis=0)])
+        with keras_defaults():
+            outputs = np.asarray(model.predict_on_batch(prepare(batch)))
+        yield slice(start, start + n), outputs[:n]
 
-    def make(index):
-        return (prepare(x[index * batch_size : (index + 1) * batch_size]),)
 
-    fed = batches(math.ceil(len(x) / batch_size), make)
-    return model.predict(fed, verbose=0, callbacks=list(callbacks))
+def predict(model: keras.Model, x: np.ndarray, batch_size: int, *how, **more) -> np.ndarray:
+    """A model's outputs for all of x, by `predictions`."""
+    parts = predictions(model, x, min(batch_size, len(x)), *how, **more)
+    return np.concatenate([outputs for _, outputs in parts])
 
 
 def epoch_batches(n: int, batch_size: int, epochs: float, seed: int) -> list[np.ndarray]:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from utils import settings
 from utils.startup import raise_on_interrupt
@@ -53,6 +54,16 @@ def _say(text, status):
     with contextlib.suppress(BrokenPipeError):
         print(text, file=sys.stderr)
     return status
+
+
+def experiment_parser(description: str) -> argparse.ArgumentParser:
+    """A parser with the options that every experiment has."""
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=description, formatter_class=form)
+    add = parser.add_argument
+    add("--data-dir", type=Path, default=Path("data"), help="where data sets lie (default: data)")
+    add("--results-dir", type=Path, default=Path("runs"), help="default: runs")
+    return parser
 
 
 def _argument(convert, check, what):

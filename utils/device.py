@@ -36,9 +36,8 @@ def _computes_bfloat16() -> bool:
 
     Of processors those with AMX: by avx512_bf16 alone it was 0.6 times as fast (RESULTS.md).
     """
-    gpu = _gpu()
-    if gpu is not None:
-        return gpu["compute_capability"] >= (8, 0)
+    if (gpu := _gpu()) is not None:
+        return gpu[1] >= (8, 0)
     if backend() == "jax":  # XLA has no kernels of it for a CPU; oneDNN, of the others, has
         return False
     isa = os.environ.get("ONEDNN_MAX_CPU_ISA", "DEFAULT")
@@ -46,35 +45,26 @@ def _computes_bfloat16() -> bool:
     return allowed and "amx_bf16" in cpuinfo("flags").split()
 
 
-def _gpu() -> dict | None:
+def _gpu() -> tuple[str, tuple[int, ...]] | None:
     """The name and compute capability of the backend's first NVIDIA GPU, None without one."""
     if backend() == "tensorflow":
         import tensorflow as tf
 
-        gpus = tf.config.list_physical_devices("GPU")
-        if not gpus:
-            return None
-        details = tf.config.experimental.get_device_details(gpus[0])
-        return {
-            "name": details.get("device_name", "GPU"),
-            "compute_capability": details.get("compute_capability", (0, 0)),
-        }
-    if backend() == "jax":
+        for gpu in tf.config.list_physical_devices("GPU"):
+            details = tf.config.experimental.get_device_details(gpu)
+            return details.get("device_name", "GPU"), details.get("compute_capability", (0, 0))
+    elif backend() == "jax":
         import jax
 
         device = jax.devices()[0]
-        if device.platform != "gpu":
-            return None
-        capability = tuple(int(part) for part in str(device.compute_capability).split("."))
-        return {"name": device.device_kind, "compute_capability": capability}
-    import torch
+        if device.platform == "gpu":
+            return device.device_kind, tuple(map(int, str(device.compute_capability).split(".")))
+    else:
+        import torch
 
-    if not torch.cuda.is_available():
-        return None
-    return {
-        "name": torch.cuda.get_device_name(0),
-        "compute_capability": torch.cuda.get_device_capability(0),
-    }
+        if torch.cuda.is_available():
+            return torch.cuda.get_device_name(0), torch.cuda.get_device_capability(0)
+    return None
 
 
 def use_xla() -> bool:
@@ -92,9 +82,8 @@ def scoring_batch() -> int:
 
 def device_name() -> str:
     """The device that trains: a GPU's name, or the processor's, its cores and vector units."""
-    gpu = _gpu()
-    if gpu is not None:
-        return gpu["name"]
+    if (gpu := _gpu()) is not None:
+        return gpu[0]
     name = cpuinfo("model name") or platform.processor() or platform.machine()
     native = {"amx_bf16", "avx512_bf16", "avx512f", "avx2"} & set(cpuinfo("flags").split())
     units = f", {' '.join(sorted(native))}" if native else ""
@@ -113,12 +102,8 @@ def made_with() -> dict:
 
     "backend", "device", "versions" and "commit", that of this project, which git is asked for.
     """
-    return {
-        "backend": backend(),
-        "device": device_name(),
-        "versions": versions(),
-        "commit": commit(),
-    }
+    how = {"backend": backend(), "device": device_name()}
+    return how | {"versions": versions(), "commit": commit()}
 
 
 def versions() -> dict[str, str]:

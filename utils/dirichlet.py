@@ -1,11 +1,11 @@
-"""Maximum-likelihood Dirichlet parameters and the normality score of section 4.2.
+"""Section 4.2: maximum-likelihood Dirichlet parameters, the normality score, and those beside it.
 
 The likelihood of a Dirichlet sample depends on the sample only through the mean of log p, and the
 starting point of the estimate on the mean of p as well: two vectors, however large the sample.
 """
 
 import numpy as np
-from scipy.special import digamma, polygamma, xlogy
+from scipy.special import digamma, logsumexp, polygamma, xlogy
 
 EULER_GAMMA = -digamma(1.0)
 
@@ -94,3 +94,21 @@ def normality_score(alpha: np.ndarray, log_p: np.ndarray) -> np.ndarray:
     if not (np.isfinite(alpha).all() and np.isfinite(log_p).all()):
         raise ValueError("alpha and log_p must be finite; take log p from a log-softmax")
     return (log_p.reshape(len(log_p), alpha.size) * (alpha - 1.0).ravel()).sum(-1)
+
+
+def simplified_score(log_p: np.ndarray, indices: np.ndarray | None = None) -> np.ndarray:
+    """The mean over i of y(T_i(x))_i (section 4.2), from log y (n, m, k): float64 (n,).
+
+    indices: the m transformations i that log_p is of; None where it is of all, m = k.
+    """
+    indices = np.arange(log_p.shape[-1]) if indices is None else indices
+    return np.exp(log_p[:, np.arange(len(indices)), indices]).mean(-1)
+
+
+def rotation_responses(log_p: np.ndarray, rotations: np.ndarray) -> np.ndarray:
+    """Logarithms of the responses (n, m, k) summed over transformations of the same rotation.
+
+    rotations: (k,), of each transformation. Returns (n, m, number of different rotations).
+    """
+    parts = [logsumexp(log_p[..., rotations == each], axis=-1) for each in np.unique(rotations)]
+    return np.stack(parts, axis=-1)

@@ -187,9 +187,6 @@ class TrainingProgress(keras.callbacks.Callback):
         elif self.bar.update():
             self._show(logs)
 
-    def on_predict_batch_end(self, batch, logs=None):
-        self.bar.update()
-
     def on_epoch_end(self, epoch, logs=None):
         self._show(logs)
         if isinstance(self.bar, Lines) and not self.bar.disable:

@@ -1,0 +1,42 @@
+"""What a classifier of transformations is trained by, and its responses log y(T_i(x))."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from models.layers import scale_images
+from transformations import TransformationSet, TransformLayer, all_transformed
+from utils.device import use_xla
+
+
+def create_trainer(
+    network: keras.Model, transformations: TransformationSet, image_shape: tuple, image_dtype: str
+) -> keras.Model:
+    """From [images (n, h, w, c), t (n,)] to the network's outputs on images i under T_t[i]."""
+    images = keras.Input(image_shape, dtype=image_dtype)
+    t = keras.Input((), dtype="int32")
+    transformed = TransformLayer(transformations.transformations)([images, t])
+    return keras.Model([images, t], network(scale_images(transformed)))
+
+
+def create_responder(
+    network: keras.Model,
+    transformations: TransformationSet,
+    batch_shape: tuple[int, int, int, int],
+    image_dtype: str,
+    indices: np.ndarray | None = None,
+) -> keras.Model:
+    """From b images to log y(T_i(x)), (b, m, k), for m transformations i by number; None: all.
+
+    Of a network with several heads, y is that named "transformations".
+    """
+    b, height, width, _ = batch_shape
+    maps = transformations.index_maps(height, width)
+    maps = maps if indices is None else maps[indices]
+    images = keras.Input(batch_shape=batch_shape, dtype=image_dtype)
+    logits = network(scale_images(all_transformed(images, maps)))
+    logits = logits["transformations"] if isinstance(logits, dict) else logits
+    log_p = ops.reshape(ops.log_softmax(logits, axis=-1), (b, len(maps), len(transformations)))
+    responder = keras.Model(images, log_p)
+    responder.compile(jit_compile=use_xla())
+    return responder
