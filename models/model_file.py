@@ -15,6 +15,7 @@ import keras
 import numpy as np
 
 from transformations import TransformationSet
+from utils.density import UnitDensity
 from utils.files import replacing
 from utils.settings import whole_number
 
@@ -54,6 +55,9 @@ def write_model(path: Path, detector) -> None:
         keras.saving.save_model(detector.network_, partial)
         with zipfile.ZipFile(partial, "a") as archive:
             archive.writestr("detector.json", json.dumps(saved))
+            if hasattr(detector, "density_"):
+                with archive.open("density.npy", "w") as member:
+                    np.save(member, detector.density_.reference)
 
 
 def read_model(path: Path, create, precision: str | None = None):
@@ -92,6 +96,15 @@ def _from_archive(archive, path, create, precision):
     detector.alpha_ = _finite(saved["alpha"]).reshape(m, k)
     if detector._has_rotations_:
         detector.rotation_alpha_ = _finite(saved["rotation_alpha"]).reshape(m, -1)
+    if detector.settings_.score_name == "density":
+        with archive.open("density.npy") as member:
+            reference = np.load(member, allow_pickle=False)
+        d = detector.network_.get_layer("features").output.shape[-1]
+        if reference.shape[1:] != (m, d) or not np.isfinite(reference).all():
+            raise ValueError(
+                f"density.npy, of shape {reference.shape}, is not of {m} x {d} features"
+            )
+        detector.density_ = UnitDensity(reference)
     detector.seconds_ = {part: float(value) for part, value in saved["seconds"].items()}
     detector.record_, detector.details_ = dict(saved["found"]), dict(saved["details"])
     if "calibration_scores" in saved:

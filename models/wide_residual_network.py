@@ -88,7 +88,7 @@ def create_wide_residual_network(
     # 8x8 is the whole map at 32x32 pixels and a quarter of it at 64x64, whose 2x2 rest is
     # flattened as it is. Images under 32x32, which the paper has not, leave a smaller map.
     x = layers.AveragePooling2D([min(8, side) for side in x.shape[1:3]], **policy)(x)
-    x = layers.Flatten(**policy)(x)
+    x = layers.Flatten(**policy, name="features")(x)
     name = f"wrn_{depth}_{widen_factor}"
     if isinstance(num_classes, dict):
         outputs = {each: head(x, n, each) for each, n in num_classes.items()}
