@@ -14,6 +14,7 @@ import h5py
 import keras
 import numpy as np
 
+from models.wide_residual_network import HIDDEN_UNITS
 from transformations import TransformationSet
 from utils.density import UnitDensity
 from utils.files import replacing
@@ -126,14 +127,17 @@ def _check_size(detector, stored_bytes):
     if depth > 1000:
         raise ValueError(f"depth {depth} is absurd")
     k = len(detector._resolve_transformations())
-    # the 3x3 convolutions from a group's filters to as many, and the smallest head
+    hidden = detector.settings_.hidden_layers
+    # the 3x3 convolutions from a group's filters to as many, the head's last layer, and its others
     n_convolutions = 2 * ((depth - 4) // 6) - 1
     weights = 9 * n_convolutions * sum((16 * 2**g * widen_factor) ** 2 for g in range(3))
-    weights += 64 * widen_factor * k
+    weights += (HIDDEN_UNITS if hidden else 64 * widen_factor) * k
+    weights += max(0, hidden - 1) * HIDDEN_UNITS**2
     if 4 * weights > stored_bytes:
         raise ValueError(
-            f"depth {depth}, widen factor {widen_factor} and {k} transformations make over "
-            f"{weights} weights, the file has {stored_bytes} bytes of them"
+            f"depth {depth}, widen factor {widen_factor}, {hidden} hidden layers and {k} "
+            f"transformations make over {weights} weights, "
+            f"the file has {stored_bytes} bytes of them"
         )
 
 

@@ -62,10 +62,10 @@ class TransformationDetector(Detector):
     "adam", or "muon", see `utils.optimizers.Muon`, with learning_rate, "constant" or "one_cycle"
     (linear warm-up from 1/25 of it over the first three tenths, then cosine to 0), or "paced", by a
     callback `models.pace.Pace`. augmentation: "views" shows the network a random view of each image
-    (`models.augmentation`) before it is transformed. weight_decay: see
-    `create_wide_residual_network`. precision: "float32", "mixed_bfloat16", or "auto", which takes
-    bfloat16 where that is faster. The same seed gives the same initial weights and, on any backend,
-    the same order of pairs and the same views; None draws one, which settings_ has.
+    (`models.augmentation`) before it is transformed. hidden_layers, of the head, and weight_decay:
+    see `create_wide_residual_network`. precision: "float32", "mixed_bfloat16", or "auto", which
+    takes bfloat16 where that is faster. The same seed gives the same initial weights and, on any
+    backend, the same order of pairs and the same views; None draws one, which settings_ has.
 
     score_name: "dirichlet" (section 4.2), "simplified" (its last paragraph) or "rotation", which is
     not the paper's: the Dirichlet score of the rotation alone, from responses summed over flips and
@@ -96,6 +96,7 @@ class TransformationDetector(Detector):
     translation: int | None = setting(None, optional(whole_number()))
     depth: int | None = setting(None, optional(whole_number()))
     widen_factor: int | None = setting(None, optional(whole_number()))
+    hidden_layers: int = setting(0, whole_number(0))
     dropout_rate: float = setting(0.0, number(below=1.0, low_too=True))
     epochs: float | None = setting(None, optional(number()))
     samples: int | None = setting(None, optional(whole_number()))
@@ -160,6 +161,7 @@ class TransformationDetector(Detector):
             depth=depth,
             widen_factor=widen_factor,
             dropout_rate=settings.dropout_rate,
+            hidden_layers=settings.hidden_layers,
             final_activation=None,
             weight_decay=settings.weight_decay,
             seed=settings.seed,
