@@ -147,6 +147,13 @@ class SimpleTransformer(TransformationSet):
         super().__init__([(flip, 0, 0, k) for flip in (False, True) for k in range(4)])
 
 
+class Rotations(TransformationSet):
+    """The four rotations, by quarter turns, and nothing else."""
+
+    def __init__(self):
+        super().__init__([(False, 0, 0, k) for k in range(4)])
+
+
 @keras.saving.register_keras_serializable("geometric_transformations")
 class TransformLayer(keras.layers.Layer):
     """`TransformationSet.transform_batch` on the device, inside a compiled model.

@@ -31,8 +31,8 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks.timing import medians, seconds_of
-from models.transformation_detector import TransformationDetector, epoch_pairs
-from utils.batches import pair_batches
+from models.transformation_detector import TransformationDetector
+from utils.batches import epoch_pairs, pair_batches
 from utils.device import device_name, use_xla, versions
 from utils.training import Checkpoint, fit_steps
 

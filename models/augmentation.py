@@ -1,5 +1,7 @@
 """Random views of images: crops, mirror images, other colours, as a few products of matrices."""
 
+from collections.abc import Callable
+
 import keras
 import numpy as np
 from keras import ops
@@ -54,7 +56,7 @@ class RandomViews(keras.layers.Layer):
             1 + self.jitter * (2 * each - 1) for each in (brightness, contrast, colour)
         )
         x = ops.clip((x + 1) / 2 * _per_image(brightness), 0, 1)
-        luma = ops.einsum("nhwc,c->n", x, TO_YIQ[0] if x.shape[-1] == 3 else np.ones(1, "f4"))
+        luma = ops.einsum("nhwc,c->n", x, _luma(x.shape[-1]))
         mean = _per_image(luma / (x.shape[1] * x.shape[2]))
         x = ops.clip(mean + _per_image(contrast) * (x - mean), 0, 1)
         if x.shape[-1] == 3:
@@ -77,6 +79,15 @@ class RandomViews(keras.layers.Layer):
         }
 
 
+def numbers_of_views(seed: int, epoch: int) -> Callable[[int, int], np.ndarray]:
+    """From a batch's number in the epoch and its size n to its uniform numbers (n, NUMBERS)."""
+
+    def numbers(index, size):
+        return np.random.default_rng((seed, epoch, index)).random((size, NUMBERS), np.float32)
+
+    return numbers
+
+
 def _resampling(size, place, side):
     """Matrices (n, side, side): a part of `size` times the side, at `place` times the rest.
 
@@ -86,6 +97,10 @@ def _resampling(size, place, side):
     start = (place * (1 - size) * side)[:, None]
     source = ops.clip(start + size[:, None] * (i + 0.5) - 0.5, 0, side - 1)
     return ops.relu(1 - ops.abs(source[..., None] - i))
+
+
+def _luma(channels):
+    return TO_YIQ[0] if channels == 3 else np.full(channels, 1 / channels, np.float32)
 
 
 def _per_image(values):

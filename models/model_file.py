@@ -14,7 +14,9 @@ import h5py
 import keras
 import numpy as np
 
+from models.wide_residual_network import HIDDEN_UNITS
 from transformations import TransformationSet
+from utils.density import UnitDensity
 from utils.files import replacing
 from utils.settings import whole_number
 
@@ -54,6 +56,9 @@ def write_model(path: Path, detector) -> None:
         keras.saving.save_model(detector.network_, partial)
         with zipfile.ZipFile(partial, "a") as archive:
             archive.writestr("detector.json", json.dumps(saved))
+            if hasattr(detector, "density_"):
+                with archive.open("density.npy", "w") as member:
+                    np.save(member, detector.density_.reference)
 
 
 def read_model(path: Path, create, precision: str | None = None):
@@ -92,6 +97,15 @@ def _from_archive(archive, path, create, precision):
     detector.alpha_ = _finite(saved["alpha"]).reshape(m, k)
     if detector._has_rotations_:
         detector.rotation_alpha_ = _finite(saved["rotation_alpha"]).reshape(m, -1)
+    if detector.settings_.score_name == "density":
+        with archive.open("density.npy") as member:
+            reference = np.load(member, allow_pickle=False)
+        d = detector.network_.get_layer("features").output.shape[-1]
+        if reference.shape[1:] != (m, d) or not np.isfinite(reference).all():
+            raise ValueError(
+                f"density.npy, of shape {reference.shape}, is not of {m} x {d} features"
+            )
+        detector.density_ = UnitDensity(reference)
     detector.seconds_ = {part: float(value) for part, value in saved["seconds"].items()}
     detector.record_, detector.details_ = dict(saved["found"]), dict(saved["details"])
     if "calibration_scores" in saved:
@@ -113,14 +127,17 @@ def _check_size(detector, stored_bytes):
     if depth > 1000:
         raise ValueError(f"depth {depth} is absurd")
     k = len(detector._resolve_transformations())
-    # the 3x3 convolutions from a group's filters to as many, and the smallest head
+    hidden = detector.settings_.hidden_layers
+    # the 3x3 convolutions from a group's filters to as many, the head's last layer, and its others
     n_convolutions = 2 * ((depth - 4) // 6) - 1
     weights = 9 * n_convolutions * sum((16 * 2**g * widen_factor) ** 2 for g in range(3))
-    weights += 64 * widen_factor * k
+    weights += (HIDDEN_UNITS if hidden else 64 * widen_factor) * k
+    weights += max(0, hidden - 1) * HIDDEN_UNITS**2
     if 4 * weights > stored_bytes:
         raise ValueError(
-            f"depth {depth}, widen factor {widen_factor} and {k} transformations make over "
-            f"{weights} weights, the file has {stored_bytes} bytes of them"
+            f"depth {depth}, widen factor {widen_factor}, {hidden} hidden layers and {k} "
+            f"transformations make over {weights} weights, "
+            f"the file has {stored_bytes} bytes of them"
         )
 
 

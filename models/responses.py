@@ -4,19 +4,31 @@ import keras
 import numpy as np
 from keras import ops
 
+from models.augmentation import NUMBERS, RandomViews
 from models.layers import scale_images
 from transformations import TransformationSet, TransformLayer, all_transformed
 from utils.device import use_xla
 
 
 def create_trainer(
-    network: keras.Model, transformations: TransformationSet, image_shape: tuple, image_dtype: str
+    network: keras.Model,
+    transformations: TransformationSet,
+    image_shape: tuple,
+    image_dtype: str,
+    views: RandomViews | None = None,
 ) -> keras.Model:
-    """From [images (n, h, w, c), t (n,)] to the network's outputs on images i under T_t[i]."""
+    """From [images (n, h, w, c), t (n,)] to the network's outputs on images i under T_t[i].
+
+    views: what changes the images before, by numbers (n, NUMBERS), the third of the inputs then.
+    """
     images = keras.Input(image_shape, dtype=image_dtype)
     t = keras.Input((), dtype="int32")
-    transformed = TransformLayer(transformations.transformations)([images, t])
-    return keras.Model([images, t], network(scale_images(transformed)))
+    transform = TransformLayer(transformations.transformations)
+    if views is None:
+        return keras.Model([images, t], network(scale_images(transform([images, t]))))
+    numbers = keras.Input((NUMBERS,), dtype="float32")
+    transformed = transform([views(scale_images(images), numbers), t])
+    return keras.Model([images, t, numbers], network(transformed))
 
 
 def create_responder(
@@ -25,18 +37,27 @@ def create_responder(
     batch_shape: tuple[int, int, int, int],
     image_dtype: str,
     indices: np.ndarray | None = None,
+    features: bool = False,
 ) -> keras.Model:
     """From b images to log y(T_i(x)), (b, m, k), for m transformations i by number; None: all.
 
-    Of a network with several heads, y is that named "transformations".
+    Of a network with several heads, y is that named "transformations". features: the d numbers that
+    the heads read are appended, (b, m, k + d).
     """
     b, height, width, _ = batch_shape
     maps = transformations.index_maps(height, width)
     maps = maps if indices is None else maps[indices]
     images = keras.Input(batch_shape=batch_shape, dtype=image_dtype)
-    logits = network(scale_images(all_transformed(images, maps)))
+    moved = scale_images(all_transformed(images, maps))
+    if features:
+        network = keras.Model(network.input, [network.output, network.get_layer("features").output])
+        logits, read = network(moved)
+    else:
+        logits = network(moved)
     logits = logits["transformations"] if isinstance(logits, dict) else logits
-    log_p = ops.reshape(ops.log_softmax(logits, axis=-1), (b, len(maps), len(transformations)))
-    responder = keras.Model(images, log_p)
+    outputs = ops.log_softmax(logits, axis=-1)
+    if features:
+        outputs = ops.concatenate([outputs, ops.cast(read, outputs.dtype)], axis=-1)
+    responder = keras.Model(images, ops.reshape(outputs, (b, len(maps), outputs.shape[-1])))
     responder.compile(jit_compile=use_xla())
     return responder

@@ -14,12 +14,14 @@ import keras
 import numpy as np
 
 from models.anomaly_map import anomaly_map
+from models.augmentation import RandomViews, numbers_of_views
 from models.model_file import check_model_path, read_model, write_model
 from models.responses import create_responder, create_trainer
 from models.wide_residual_network import create_wide_residual_network
-from transformations import SimpleTransformer, TransformationSet, Transformer
+from transformations import Rotations, SimpleTransformer, TransformationSet, Transformer
 from utils.backend import backend, keras_defaults
-from utils.batches import pair_batches, predictions
+from utils.batches import epoch_pairs, pair_batches, predictions
+from utils.density import UnitDensity
 from utils.detector import Detector, NotFittedError
 from utils.device import PRECISIONS, device_name, scoring_batch, use_xla, versions
 from utils.dirichlet import (
@@ -32,7 +34,7 @@ from utils.optimizers import Adam, Muon, one_cycle
 from utils.settings import choice, number, optional, setting, whole_number
 from utils.training import Checkpoint, diverged, fit_steps
 
-SCORES = ("dirichlet", "simplified", "rotation")
+SCORES = ("dirichlet", "simplified", "rotation", "density")
 MAX_ACTIVATIONS = 2**30
 """A layer's numbers while an image is scored, over which that is refused: 4 GiB in float32. The
 paper's network has a hundredth of it at 64x64, and over half at 256x256."""
@@ -41,7 +43,7 @@ OPTIMIZERS = {"adam": Adam, "muon": Muon}
 
 
 def _transformations(name, value):
-    named = choice("full", "simple")
+    named = choice("full", "simple", "rotations")
     return value if isinstance(value, TransformationSet) else named(name, value)
 
 
@@ -49,8 +51,8 @@ def _transformations(name, value):
 class TransformationDetector(Detector):
     """Anomaly detection by geometric transformations.
 
-    transformations: "full" (72), "simple" (8) or a `TransformationSet`. None is the paper's value
-    at the images' size:
+    transformations: "full" (72), "simple" (8), "rotations" (4) or a `TransformationSet`. None is
+    the paper's value at the images' size:
 
     - translation, of the full set: a quarter of the side, 8 pixels at 32x32 and 16 at 64x64;
     - depth, widen_factor: 10, 4 up to 32x32 and 16, 8 above;
@@ -59,24 +61,26 @@ class TransformationDetector(Detector):
     samples: instead of epochs, how many transformed images training sees, whatever n is. optimizer:
     "adam", or "muon", see `utils.optimizers.Muon`, with learning_rate, "constant" or "one_cycle"
     (linear warm-up from 1/25 of it over the first three tenths, then cosine to 0), or "paced", by a
-    callback `models.pace.Pace`. weight_decay: see `create_wide_residual_network`. precision:
-    "float32", "mixed_bfloat16", or "auto", which takes bfloat16 where that is faster. The same seed
-    gives the same initial weights and, on any backend, the same order of pairs; None draws one,
-    which settings_ has.
+    callback `models.pace.Pace`. augmentation: "views" shows the network a random view of each image
+    (`models.augmentation`) before it is transformed. hidden_layers, of the head, and weight_decay:
+    see `create_wide_residual_network`. precision: "float32", "mixed_bfloat16", or "auto", which
+    takes bfloat16 where that is faster. The same seed gives the same initial weights and, on any
+    backend, the same order of pairs and the same views; None draws one, which settings_ has.
 
     score_name: "dirichlet" (section 4.2), "simplified" (its last paragraph) or "rotation", which is
     not the paper's: the Dirichlet score of the rotation alone, from responses summed over flips and
     shifts. Sums of a Dirichlet vector's components are a Dirichlet vector too. Most of the 72
     components are nearly 0, and their logarithms decide the paper's score; of the sums there are
-    four. scored_transformations: those under which an image is scored, "all", or "unflipped", half
-    as many. alpha_images: alpha is estimated from a random so many of the training images, None
-    from all of them.
+    four. "density" is that of the features which the head reads, under each transformation
+    (`utils.density`). scored_transformations: those under which an image is scored, "all", or
+    "unflipped", half as many. alpha_images: alpha and density are estimated from a random so many
+    of the training images, None from all of them.
 
     After `fit`, for m scored of k transformations: network_ (images to logits), transformer_,
-    scored_indices_ (m,), alpha_ (m, k) float64, rotation_alpha_ (m, rotations), precision_,
-    record_ (how many transformed images training saw), seconds_, the time of training, of
-    estimating alpha and of the last scoring, and details_: on how many images, with what. Pickles
-    and copies are made by `save` and `load`.
+    scored_indices_ (m,), alpha_ (m, k) float64, rotation_alpha_ (m, rotations), density_,
+    precision_, record_ (how many transformed images training saw), seconds_, the time of training,
+    of estimating alpha and of the last scoring, and details_: on how many images, with what.
+    Pickles and copies are made by `save` and `load`.
     """
 
     NOT_OF_TRAINING: ClassVar = Detector.NOT_OF_TRAINING | {
@@ -92,12 +96,14 @@ class TransformationDetector(Detector):
     translation: int | None = setting(None, optional(whole_number()))
     depth: int | None = setting(None, optional(whole_number()))
     widen_factor: int | None = setting(None, optional(whole_number()))
+    hidden_layers: int = setting(0, whole_number(0))
     dropout_rate: float = setting(0.0, number(below=1.0, low_too=True))
     epochs: float | None = setting(None, optional(number()))
     samples: int | None = setting(None, optional(whole_number()))
     batch_size: int = setting(128, whole_number())
     optimizer: str = setting("adam", choice(*OPTIMIZERS))
     learning_rate: float = setting(1e-3, number())
+    augmentation: str = setting("none", choice("none", "views"))
     schedule: str = setting("constant", choice("constant", "one_cycle", "paced"))
     weight_decay: float = setting(5e-4, number(low_too=True))
     precision: str = setting("auto", choice(*PRECISIONS))
@@ -130,7 +136,8 @@ class TransformationDetector(Detector):
         self._images_at_once(self.transformer_.n_transforms)  # refuses what memories cannot hold
         self.network_ = self._create_network()
         kind = self.image_shape_, self.image_dtype_
-        self._trainer_ = create_trainer(self.network_, self.transformer_, *kind)
+        views = RandomViews() if settings.augmentation == "views" else None
+        self._trainer_ = create_trainer(self.network_, self.transformer_, *kind, views)
 
         self._rotations_ = np.array([each.k for each in self.transformer_.transformations])
         self._has_rotations_ = len(set(self._rotations_)) > 1
@@ -154,6 +161,7 @@ class TransformationDetector(Detector):
             depth=depth,
             widen_factor=widen_factor,
             dropout_rate=settings.dropout_rate,
+            hidden_layers=settings.hidden_layers,
             final_activation=None,
             weight_decay=settings.weight_decay,
             seed=settings.seed,
@@ -164,8 +172,8 @@ class TransformationDetector(Detector):
         settings, side = self.settings_, min(self.image_shape_[:2])
         if isinstance(settings.transformations, TransformationSet):
             return settings.transformations
-        if settings.transformations == "simple":
-            return SimpleTransformer()
+        if settings.transformations in ("simple", "rotations"):
+            return SimpleTransformer() if settings.transformations == "simple" else Rotations()
         translation = side // 4 if settings.translation is None else settings.translation
         return Transformer(translation, translation)
 
@@ -190,17 +198,22 @@ class TransformationDetector(Detector):
         """The model from images to log y(T_i(x)) for the transformations i of some indices."""
         shape = self._images_at_once(len(indices)), *self.image_shape_
         how = self.network_, self.transformer_, shape, self.image_dtype_
-        return create_responder(*how, indices)
+        return create_responder(*how, indices, features=self.settings_.score_name == "density")
 
     def _train(self, x, checkpoint, callbacks):
         k, settings = self.transformer_.n_transforms, self.settings_
+        numbers = numbers_of_views if settings.augmentation == "views" else None
         steps_per_epoch = math.ceil(len(x) * k / settings.batch_size)
         total_steps = max(1, round(self._epochs(len(x)) * steps_per_epoch))
         self._compile_trainer(total_steps, use_xla())
         fit_steps(
             self._trainer_,
             lambda epoch: pair_batches(
-                x, epoch_pairs(len(x), k, settings.seed, epoch), k, settings.batch_size
+                x,
+                epoch_pairs(len(x), k, settings.seed, epoch),
+                k,
+                settings.batch_size,
+                more=numbers and numbers(settings.seed, epoch),
             ),
             steps_per_epoch=steps_per_epoch,
             total_steps=total_steps,
@@ -244,9 +257,11 @@ class TransformationDetector(Detector):
         if n < len(x):
             chosen = np.random.default_rng(self.settings_.seed).choice(len(x), n, replace=False)
             x = x[np.sort(chosen)]
-        sums = rotation_sums = 0.0
-        for _, log_p in self._responses(x, "estimating alpha"):
+        sums, rotation_sums, features = 0.0, 0.0, []
+        for _, outputs in self._responses(x, "estimating alpha"):
+            log_p, read = self._split(outputs)
             sums += _sums(log_p)
+            features.append(read)
             if self._has_rotations_:
                 rotation_sums += _sums(rotation_responses(log_p, self._rotations_))
         if not np.isfinite(sums).all():
@@ -255,21 +270,33 @@ class TransformationDetector(Detector):
         self.alpha_ = estimate_alpha(*sums / n)
         if self._has_rotations_:
             self.rotation_alpha_ = estimate_alpha(*rotation_sums / n)
+        if self.settings_.score_name == "density":
+            self.density_ = UnitDensity(np.concatenate(features))
+
+    def _split(self, outputs):
+        """What the responder gives (n, m, k + d): log y (n, m, k), and features (n, m, d)."""
+        k = self.transformer_.n_transforms
+        return outputs[..., :k], outputs[..., k:]
 
     # ------------------------------------------------------------------------------------- scoring
 
     def _scores(self, x: np.ndarray) -> dict[str, np.ndarray]:
         """The rotation score is among them where the transformations have different rotations."""
-        names = [name for name in SCORES if name != "rotation" or self._has_rotations_]
-        names.sort(key=lambda name: name != self.settings_.score_name)
+        own = self.settings_.score_name
+        possible = {"rotation": self._has_rotations_, "density": own == "density"}
+        names = [name for name in SCORES if possible.get(name, True)]
+        names.sort(key=lambda name: name != own)
         scores = {name: np.empty(len(x)) for name in names}
-        for part, log_p in self._responses(x, "scoring"):
+        for part, outputs in self._responses(x, "scoring"):
             for name in names:
-                scores[name][part] = self._score_of(name, log_p)
+                scores[name][part] = self._score_of(name, outputs)
         return scores
 
-    def _score_of(self, name, log_p, rows=slice(None)):
-        """A score of log y (n, m, k); rows: which of the scored transformations log_p is of."""
+    def _score_of(self, name, outputs, rows=slice(None)):
+        """A score of what the responder gives; rows: of which of the scored transformations."""
+        log_p, features = self._split(outputs)
+        if name == "density":
+            return self.density_.score(features, rows)
         if name == "dirichlet":
             return normality_score(self.alpha_[rows], log_p)
         if name == "simplified":
@@ -288,7 +315,7 @@ class TransformationDetector(Detector):
         whole = len(self.scored_indices_) == k
         responder = self._responder_ if whole else self._create_responder(np.arange(k))
         parts = self._responses(x, "explaining", responder)
-        return np.concatenate([np.exp(log_p).astype("f4") for _, log_p in parts])
+        return np.concatenate([np.exp(self._split(each)[0]).astype("f4") for _, each in parts])
 
     def log_responses(self, x: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
         """Yields (part, log y(T_i(x[part]))), from which all scores are computed, batch by batch.
@@ -296,14 +323,15 @@ class TransformationDetector(Detector):
         part: a slice of x. The logarithms are float64 (len(part), m, k), for the m scored of the k
         transformations. Raises as `scores`.
         """
-        return self._responses(self._check_like_training(x), "responses")
+        for part, outputs in self._responses(self._check_like_training(x), "responses"):
+            yield part, self._split(outputs)[0]
 
     def _responses(self, x, description, responder=None):
-        """Yields (slice of x, its log responses (b, m, k) in float64), batch by batch."""
+        """Yields (slice of x, what the responder gives for it in float64), batch by batch."""
         responder = responder or self._responder_
         how = {"description": description, "verbose": self.verbose}
-        for part, log_p in predictions(responder, x, responder.input_shape[0], **how):
-            yield part, log_p.astype(np.float64)
+        for part, outputs in predictions(responder, x, responder.input_shape[0], **how):
+            yield part, outputs.astype(np.float64)
 
     def anomaly_map(self, x: np.ndarray) -> np.ndarray:
         """Where images x (n, h, w, c) are odd, the higher the more: see `models.anomaly_map`.
@@ -366,10 +394,3 @@ class TransformationDetector(Detector):
 def _sums(log_p):
     """What alpha's estimate needs of responses (n, m, k): the sums of p and of log p (2, m, k)."""
     return np.stack([np.exp(log_p).sum(0), log_p.sum(0)])
-
-
-def epoch_pairs(n: int, n_transforms: int, seed: int, epoch: int) -> np.ndarray:
-    """An epoch's shuffle of all pairs, as int32 numbers image * n_transforms + t."""
-    shuffled = np.arange(n * n_transforms, dtype=np.int32)
-    np.random.default_rng((seed, epoch)).shuffle(shuffled)
-    return shuffled

@@ -11,6 +11,9 @@ from keras import layers
 from models.layers import BatchNormalization
 from utils.backend import keras_defaults
 
+HIDDEN_UNITS = 512
+"""Of a hidden layer between features and head."""
+
 
 @keras_defaults()
 def create_wide_residual_network(
@@ -21,6 +24,7 @@ def create_wide_residual_network(
     dropout_rate: float = 0.0,
     final_activation: str | None = "softmax",
     *,
+    hidden_layers: int = 0,
     weight_decay: float = 5e-4,
     seed: int | None = None,
     dtype: str | None = None,
@@ -30,6 +34,8 @@ def create_wide_residual_network(
     num_classes by name, as section 5.5 has for "categories" and "transformations", make so many
     heads on the same features, and a dict of their outputs.
 
+    hidden_layers: so many layers of HIDDEN_UNITS, each with batch normalisation and ReLU, lie
+    between the features, which are the output of the layer "features", and each head.
     final_activation: "softmax" for probabilities, None for logits. weight_decay: the loss has
     weight_decay / 2 times the sum of squares of every kernel, of batch normalisation's gamma and
     beta and of the last bias; 0 leaves the penalty out. seed makes the initial weights repeatable.
@@ -75,6 +81,9 @@ def create_wide_residual_network(
         return layers.Add(**policy)([conv(x, filters), shortcut])
 
     def head(x, n, name):
+        for _ in range(hidden_layers):
+            how = kernel(2.0, "untruncated_normal") | policy
+            x = bn_relu(layers.Dense(HIDDEN_UNITS, use_bias=False, **how)(x))
         # uniform in +-1/sqrt(fan_in), the scale of 1/3 being that interval's variance
         how = kernel(1 / 3, "uniform") | {"bias_regularizer": penalty, "dtype": "float32"}
         return layers.Dense(n, final_activation, name=name, **how)(x)
@@ -88,7 +97,7 @@ def create_wide_residual_network(
     # 8x8 is the whole map at 32x32 pixels and a quarter of it at 64x64, whose 2x2 rest is
     # flattened as it is. Images under 32x32, which the paper has not, leave a smaller map.
     x = layers.AveragePooling2D([min(8, side) for side in x.shape[1:3]], **policy)(x)
-    x = layers.Flatten(**policy)(x)
+    x = layers.Flatten(**policy, name="features")(x)
     name = f"wrn_{depth}_{widen_factor}"
     if isinstance(num_classes, dict):
         outputs = {each: head(x, n, each) for each, n in num_classes.items()}

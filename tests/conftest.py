@@ -33,7 +33,7 @@ def create_small_network(input_shape, num_classes, *, seed, dtype, **_):
             layers.Conv2D(4, 3, use_bias=False, kernel_initializer=seeds[0]),
             layers.BatchNormalization(momentum=0.9),
             layers.ReLU(),
-            layers.Flatten(),
+            layers.Flatten(name="features"),
             layers.Dense(num_classes, kernel_initializer=seeds[1]),
         ]
     )
@@ -112,8 +112,8 @@ def fed(monkeypatch):
     import utils.batches
     import utils.training
 
-    def pair_batches(x, pairs, n_transforms, batch_size, *arguments):
-        batch = utils.batches.pair_batches(x, pairs, n_transforms, batch_size, *arguments)
+    def pair_batches(x, pairs, n_transforms, batch_size, *arguments, **more):
+        batch = utils.batches.pair_batches(x, pairs, n_transforms, batch_size, *arguments, **more)
 
         def noted(index):
             asked.append((index, pairs, batch_size))

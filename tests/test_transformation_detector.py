@@ -12,9 +12,14 @@ import pytest
 from scipy.special import logsumexp
 
 import models.transformation_detector
-from models.transformation_detector import TransformationDetector, epoch_pairs
+from models.augmentation import RandomViews, numbers_of_views
+from models.responses import create_trainer
+from models.transformation_detector import TransformationDetector
 from tests.conftest import assert_resumed, watched
-from transformations import TransformationSet
+from transformations import Rotations, TransformationSet
+from utils.batches import epoch_pairs, pair_batches
+from utils.density import UnitDensity
+from utils.detector import to_unit_range
 from utils.dirichlet import estimate_alpha, normality_score, simplified_score
 from utils.metrics import auroc
 
@@ -26,6 +31,10 @@ SMALL = {
     "precision": "float32",
     "verbose": 0,
 }
+
+
+def numpy(tensor):
+    return keras.ops.convert_to_numpy(tensor)
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +73,13 @@ def rotation_detector(fours, detector, checkpoint):
     rotation_detector.fit(fours, checkpoint=checkpoint, callbacks=[counter])
     assert counter.steps == 0
     return rotation_detector
+
+
+@pytest.fixture(scope="module")
+def density_detector(fours):
+    """Rotations of random views, and the density of features."""
+    own = {"transformations": "rotations", "augmentation": "views", "score_name": "density"}
+    return TransformationDetector(**SMALL | own, epochs=10).fit(fours)
 
 
 class Counter(keras.callbacks.Callback):
@@ -132,6 +148,40 @@ def test_unflipped_images_are_half_the_work(rotation_detector, detector):
     assert rotation_detector.scoring_passes(100, 50) == (30 + 50) * 4
     assert detector.scoring_passes(100, 50) == 150 * 8
     assert rotation_detector.responses(np.zeros((3, 8, 8, 1), np.uint8)).shape == (3, 8, 8)
+
+
+def test_the_density_score_is_that_of_the_features_that_the_head_reads(density_detector, tested):
+    """Against the network cut before its head, on images that NumPy turns."""
+    x, normal = tested
+    network = density_detector.network_
+    body = keras.Model(network.input, network.layers[-2].output)
+
+    def features(images):
+        turned = [np.rot90(to_unit_range(images), k, axes=(1, 2)) for k in range(4)]
+        return np.stack([numpy(body(each)) for each in turned], axis=1)
+
+    scores = density_detector.scores(x)
+    assert list(scores) == ["density", "dirichlet", "simplified", "rotation"]
+    expected = UnitDensity(density_detector.density_.reference).score(features(x))
+    np.testing.assert_allclose(scores["density"], expected, rtol=1e-3, atol=1e-3)
+    assert auroc(normal, scores["density"]) > 0.9
+    assert density_detector.anomaly_map(x[:2]).shape == (2, 8, 8)
+
+
+def test_training_transforms_random_views(fours):
+    """Which numbers that the seed, the epoch and the batch give make, others in each."""
+    x, views = fours[:12], RandomViews()
+    pairs = epoch_pairs(12, 4, seed=3, epoch=1)
+    (images, t, numbers), _ = pair_batches(x, pairs, 4, 16, more=numbers_of_views(3, 1))(2)
+    np.testing.assert_array_equal(numbers, numbers_of_views(3, 1)(2, 16))
+    others = [numbers_of_views(*each)(2, 16) for each in ((3, 0), (4, 1))]
+    assert all((each != numbers).any() for each in [*others, numbers_of_views(3, 1)(1, 16)])
+    same = keras.Sequential([keras.Input(x.shape[1:]), keras.layers.Identity()])
+    trainer = create_trainer(same, Rotations(), x.shape[1:], "uint8", views)
+    found = numpy(trainer([images, t, numbers]))
+    seen = numpy(views(to_unit_range(images), numbers))
+    expected = [np.rot90(image, k) for image, k in zip(seen, t, strict=True)]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_without_rotations_there_is_no_rotation_score(fours, small_network):
@@ -204,7 +254,7 @@ def test_defaults_are_the_papers():
         assert (detector.batch_size, detector.learning_rate) == (128, 1e-3)
 
 
-@pytest.mark.parametrize("name", ["detector", "rotation_detector"])
+@pytest.mark.parametrize("name", ["detector", "rotation_detector", "density_detector"])
 def test_saved_and_loaded_scores_are_equal_bit_for_bit(name, tested, tmp_path, request):
     detector = request.getfixturevalue(name)
     path = tmp_path / "fours.keras"
@@ -253,16 +303,16 @@ def test_scores_agree_across_backends(detector, tested, tmp_path):
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+@pytest.mark.parametrize("optimizer, augmentation", [("adam", "none"), ("muon", "views")])
 def test_training_that_was_killed_goes_on_as_the_unbroken(
-    optimizer, fours, tmp_path, small_network, fed
+    optimizer, augmentation, fours, tmp_path, small_network, fed
 ):
     """7 steps of 2 epochs of 10: within an epoch, after its checkpoint."""
     checkpoint, left = tmp_path / "run.checkpoint.keras", tmp_path / "left.checkpoint.keras"
     unbroken, resumed = watched(7, checkpoint), watched(7)
     for file, watch, every in ((checkpoint, unbroken, 0), (left, resumed, 100)):
         fed.append([])
-        settings = SMALL | {"optimizer": optimizer}
+        settings = SMALL | {"optimizer": optimizer, "augmentation": augmentation}
         detector = TransformationDetector(**settings, epochs=2, batch_size=64)
         detector.fit(fours[:80], checkpoint=file, checkpoint_seconds=every, callbacks=[watch])
     assert resumed.steps == 20 - 7
@@ -308,7 +358,10 @@ def test_images_that_make_no_sense_are_named(x, message):
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"transformations": "all"}, "transformations is 'all', expected one of full, simple"),
+        (
+            {"transformations": "all"},
+            "transformations is 'all', expected one of full, simple, rotations",
+        ),
         ({"score_name": "best"}, "score_name is 'best'"),
         (
             {"scored_transformations": "some"},
@@ -320,6 +373,7 @@ def test_images_that_make_no_sense_are_named(x, message):
         ({"alpha_images": 0}, "alpha_images is 0"),
         ({"samples": -1}, "samples is -1"),
         ({"optimizer": "sgd"}, "optimizer is 'sgd', expected one of adam, muon"),
+        ({"augmentation": "crops"}, "augmentation is 'crops', expected one of none, views"),
         ({"schedule": "cosine"}, "schedule is 'cosine'"),
         ({"epochs": 0}, "epochs is 0, expected a number above 0"),
         ({"batch_size": -1}, "batch_size is -1"),

@@ -139,3 +139,20 @@ def test_depth_must_be_6n_plus_4(depth):
 def test_tiny_images_are_refused():
     with pytest.raises(ValueError, match="smaller than 4x4"):
         create_wide_residual_network((3, 3, 1), 8, 10)
+
+
+def test_hidden_layers_lie_between_features_and_head():
+    network = create_wide_residual_network((16, 16, 3), 4, 10, 1, hidden_layers=2, seed=0)
+    plain = create_wide_residual_network((16, 16, 3), 4, 10, 1, seed=0)
+    added = 64 * 512 + 512 * 512 + 2 * 4 * 512 + (512 - 64) * 4
+    assert network.count_params() - plain.count_params() == added
+    kinds = [type(layer).__name__ for layer in network.layers]
+    position = network.layers.index(network.get_layer("features"))
+    hidden = ["Dense", "BatchNormalization", "ReLU"]
+    assert kinds[position:] == ["Flatten", *hidden, *hidden, "Dense"]
+    assert network.layers[-1].name == "predictions"
+    body, plain_body = (
+        keras.Model(each.input, each.get_layer("features").output) for each in (network, plain)
+    )
+    for one, other in zip(body.get_weights(), plain_body.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -49,23 +49,33 @@ class _Batches(keras.utils.PyDataset):
         return self.make(index)
 
 
+def epoch_pairs(n: int, n_transforms: int, seed: int, epoch: int) -> np.ndarray:
+    """An epoch's shuffle of all pairs, as int32 numbers image * n_transforms + t."""
+    shuffled = np.arange(n * n_transforms, dtype=np.int32)
+    np.random.default_rng((seed, epoch)).shuffle(shuffled)
+    return shuffled
+
+
 def pair_batches(
     x: np.ndarray,
     pairs: np.ndarray,
     n_transforms: int,
     batch_size: int,
     labels: Callable[[np.ndarray, np.ndarray], np.ndarray | dict] = lambda image, t: t,
+    more: Callable[[int, int], np.ndarray] | None = None,
 ) -> Callable[[int], tuple]:
     """Batches ([images, t], labels) in the order of `pairs`, by number, the last perhaps smaller.
 
     x: (n, h, w, c) images, of which only a batch is ever copied. pairs: int32 numbers of (image, t)
-    pairs, image * n_transforms + t. labels: from a batch's image numbers and t to its labels.
+    pairs, image * n_transforms + t. labels: from a batch's image numbers and t to its labels. more:
+    from a batch's number and size to an input beside images and t.
     """
 
     def batch(index):
         part = pairs[index * batch_size : (index + 1) * batch_size]
         image, t = part // n_transforms, part % n_transforms
-        return (x[image], t), labels(image, t)
+        beside = () if more is None else (more(index, len(part)),)
+        return (x[image], t, *beside), labels(image, t)
 
     return batch
 

@@ -1,0 +1,46 @@
+"""A kernel density of unit vectors: how near an image's features lie to those of normal images."""
+
+import numpy as np
+from scipy.special import logsumexp
+
+SHARPNESS = 30.0
+"""How many times narrower a kernel is than the features are spread: 1 / (2 bandwidth^2) times their
+total variance."""
+
+ROWS = 512
+"""Images scored at once: a kernel matrix of ROWS times the reference images, in float64."""
+
+
+class UnitDensity:
+    """Kernel densities on the unit sphere, one for each of m transformations (Sohn et al., 2021).
+
+    reference: (n, m, d), the features of n normal images under each transformation, which become
+    unit vectors, kept in float16; in float16 they are such vectors already. gamma (m,): SHARPNESS
+    over their total variance. The kernel is exp(-gamma ||a - b||^2).
+    """
+
+    def __init__(self, reference: np.ndarray):
+        made = reference.dtype == np.float16
+        self.reference = reference if made else unit(reference).astype(np.float16)
+        spread = self.reference.astype(np.float64).var(axis=0).sum(axis=-1)
+        self.gamma = SHARPNESS / np.maximum(spread, 1e-6)
+
+    def score(self, features: np.ndarray, rows: slice | np.ndarray = slice(None)) -> np.ndarray:
+        """The mean over transformations of the log-density of features (n, m, d): float64 (n,).
+
+        rows: which of the transformations the features are of. Constants are left out.
+        """
+        reference, features = unit(self.reference[:, rows]), unit(features)
+        scores = np.empty((len(features), reference.shape[1]))
+        for j, gamma in enumerate(self.gamma[rows]):
+            for start in range(0, len(features), ROWS):
+                part = slice(start, start + ROWS)
+                cosine = features[part, j] @ reference[:, j].T
+                scores[part, j] = logsumexp(gamma * (2.0 * cosine - 2.0), axis=1)
+        return scores.mean(axis=1) - np.log(len(reference))
+
+
+def unit(features: np.ndarray) -> np.ndarray:
+    """Vectors (..., d) at length 1, float32; 0 stays 0."""
+    features = np.asarray(features, np.float32)
+    return features / np.maximum(np.linalg.norm(features, axis=-1, keepdims=True), 1e-12)
