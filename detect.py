@@ -45,7 +45,7 @@ from utils.files import check_writable
 from utils.folders import Folder, read_folder
 from utils.images import MAX_PIXELS, REGIONS, ImageError, is_grey, printable, to_grey
 from utils.metrics import evaluate as evaluate_scores
-from utils.report import SHOWN_ANOMALOUS, write_report
+from utils.report import MAPPED, write_report
 from utils.threshold import anomaly_scores, min_held_out
 from utils.verdicts import (
     as_text,
@@ -210,7 +210,7 @@ def score(options: argparse.Namespace) -> int:
     n, flagged = len(table), table["is_anomaly"].sum()
     maps = {}
     if options.maps or (options.report and scorer.has_maps):
-        maps = scored.maps(max(SHOWN_ANOMALOUS, flagged if options.maps else 0))
+        maps = scored.maps(max(MAPPED, flagged if options.maps else 0))
     if options.maps:
         scored.write_maps(options.maps, maps)
     if options.report:
