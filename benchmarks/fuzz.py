@@ -178,7 +178,8 @@ def fill(rng, root: Path, n: int) -> None:
             path = parent / f"{rng.integers(10**9)}.png"
         kind = rng.random()
         if kind < 0.1:
-            path.mkdir()
+            path = path.joinpath(*"d" * int(rng.choice([0, 0, 0, 30])))
+            path.mkdir(parents=True)
             folders.append(path)
         elif kind < 0.18:
             others = [*folders, path, root / "gone", root.parent, "/dev/null", *root.iterdir()]
@@ -365,6 +366,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--case", type=int, help="run this one alone, and keep its folder")
     parser.add_argument("--output", type=Path, help="a Markdown file to write")
     options = parser.parse_args(arguments)
+    version = commit()  # before the files may change
     found = fuzz(options.seed, options.count, options.case)
     by_status = {
         f"{command}, status {status}": f"{times:,}"
@@ -377,7 +379,7 @@ def main(arguments: list[str] | None = None) -> int:
         "failures": str(len(found["failed"])),
         "minutes": f"{found['seconds'] / 60:.0f}",
         "date": time.strftime("%Y-%m-%d"),
-        "commit": commit(),
+        "commit": version,
     }
     table = markdown(pd.DataFrame({"what": rows.keys(), f"seed {options.seed}": rows.values()}))
     print(table)

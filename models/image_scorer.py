@@ -166,7 +166,7 @@ def describe(detector: TransformationDetector, path: str | os.PathLike) -> dict[
     """How the model was made, as labels and texts for the report."""
     details = {k: v for k, v in detector.details_.items() if k != "mean_image"}
     height, width, channels = detector.image_shape_
-    paper = TransformationDetector(verbose=detector.verbose).get_settings()
+    paper = TransformationDetector().get_settings() | {"verbose": detector.settings_.verbose}
     changed = [f"{k}={v}" for k, v in detector.get_settings().items() if v != paper[k]]
     seconds = [f"{part} {time:.0f}" for part, time in detector.seconds_.items()]
     network = detector.network_

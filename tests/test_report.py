@@ -77,6 +77,10 @@ def test_the_report_shows_all_and_explains_what_is_flagged(tmp_path):
     assert len(page.all("svg", "grid")) == 31
     assert "30flagged as anomalies, 30.0 %" in page.text.replace("\n", "")
     assert all(image["src"].startswith("data:image/webp;base64,") for image in page.all("img"))
+    alts = [image["alt"] for image in page.all("img")][:100]
+    assert alts == [f"{Path(each).name}, flagged" for each in titles[:30]] + [
+        Path(each).name for each in titles[30:100]
+    ]
     explained = {each["id"] for each in page.all("div", "why") if "id" in each}
     assert [each["href"] for each in page.all("a")] == [f"#why-{i}" for i in range(1, 31)]
     assert {each["href"][1:] for each in page.all("a")} == explained
