@@ -50,14 +50,15 @@ def by_onnx(path, x):
     return [np.concatenate(each) for each in zip(*parts, strict=True)]
 
 
-GREY, COLOUR = ((16, 16, 1), "u1"), ((20, 20, 3), "f4")
+GREY = ((16, 16, 1), "u1")
+COLOUR = ((64, 64, 3), "f4")  # its last layer reads 2x2 pixels
 
 
 @needs_onnx
 @pytest.mark.parametrize(
     "settings, images",
     [
-        ({"transformations": "simple"}, COLOUR),
+        ({"transformations": "simple", "depth": 10}, COLOUR),
         ({"transformations": "simple", "score_name": "simplified", "dropout_rate": 0.3}, GREY),
         ({"score_name": "rotation", "scored_transformations": "unflipped"}, GREY),
         ({"transformations": "simple", "depth": 16, "widen_factor": 2}, GREY),
