@@ -234,7 +234,7 @@ def case(seed: int, number: int, work: Path, model: Path) -> tuple[int, str, int
         for option, made, often in (
             ("--output", "s.csv", 0.5),
             ("--report", "r.html", 0.3),
-            ("--maps", "maps", 0.05),
+            ("--maps", "maps", 0.03),
         ):
             if rng.random() < often:
                 asked.append(out / made)
@@ -330,6 +330,7 @@ def fuzz(seed: int, count: int, number: int | None = None) -> dict:
     with (
         mock.patch.dict(RECIPES, {"small": TINY}),
         mock.patch.object(TransformationDetector, "load", load),
+        mock.patch.object(detect, "MAPPED", 2),  # a map takes 200 forward passes
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("error")
