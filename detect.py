@@ -35,6 +35,7 @@ from pathlib import Path
 import numpy as np
 
 from models.image_scorer import DEFAULT_RATE, ImageScorer, told_apart
+from models.onnx_export import write_onnx
 from models.pace import Pace
 from models.recipes import RECIPES
 from models.transformation_detector import SCORES, TransformationDetector
@@ -42,10 +43,10 @@ from utils.claims import claim
 from utils.commands import number_above_zero, run_command, seed_number, share, whole_number
 from utils.demo import write_digits
 from utils.files import check_writable
-from utils.folders import Folder, read_folder
+from utils.folders import LISTED, Folder, listed, read_folder, report_skipped
 from utils.images import MAX_PIXELS, REGIONS, ImageError, is_grey, printable, to_grey
 from utils.metrics import evaluate as evaluate_scores
-from utils.report import SHOWN_ANOMALOUS, write_report
+from utils.report import MAPPED, write_report
 from utils.threshold import anomaly_scores, min_held_out
 from utils.verdicts import (
     as_text,
@@ -64,9 +65,6 @@ METRICS = {
     "aupr_normal": "AUPR, normal is positive",
     "aupr_anomaly": "AUPR, anomaly is positive",
 }
-
-LISTED = 10
-"""Skipped files, and most anomalous images, that the terminal lists."""
 
 ALIKE = 0.5
 """Grey levels by which images should differ, as the mean of the pixels' standard deviations."""
@@ -210,7 +208,7 @@ def score(options: argparse.Namespace) -> int:
     n, flagged = len(table), table["is_anomaly"].sum()
     maps = {}
     if options.maps or (options.report and scorer.has_maps):
-        maps = scored.maps(max(SHOWN_ANOMALOUS, flagged if options.maps else 0))
+        maps = scored.maps(max(MAPPED, flagged if options.maps else 0))
     if options.maps:
         scored.write_maps(options.maps, maps)
     if options.report:
@@ -292,6 +290,20 @@ def demo(options: argparse.Namespace) -> int:
     return 0
 
 
+def export(options: argparse.Namespace) -> int:
+    """Write a model as an ONNX graph, for programs without Keras.
+
+    From images, as uint8 (n, h, w, c) of the model's size, to scores and p-values. It computes in
+    float32: where fit took bfloat16, its scores differ a little from those of `score`.
+
+    python detect.py export model.keras --output model.onnx
+    """
+    check_writable(options.output, ".onnx")
+    write_onnx(options.output, TransformationDetector.load(options.model, precision="float32"))
+    print(f"wrote {printable(options.output)}")
+    return 0
+
+
 def load(options: argparse.Namespace) -> ImageScorer:
     """The model of a command."""
     return ImageScorer(
@@ -302,13 +314,6 @@ def load(options: argparse.Namespace) -> ImageScorer:
     )
 
 
-def listed(file: Path) -> list[str]:
-    """The paths that a file lists, one a line; - is standard input."""
-    content = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
-    lines = content.removeprefix(b"\xef\xbb\xbf").splitlines()
-    return [os.fsdecode(line) for line in lines if line.strip()]
-
-
 def answer(options: argparse.Namespace, lines: list[str], values: dict | None = None) -> None:
     """Print lines for people, or with --json the values."""
     if getattr(options, "json", False):
@@ -317,22 +322,11 @@ def answer(options: argparse.Namespace, lines: list[str], values: dict | None = 
         print("\n".join(lines), flush=True)
 
 
-def report_skipped(folder: Folder) -> None:
-    """Lists on stderr the files that could not be read, with a count."""
-    for path, reason in folder.skipped[:LISTED]:
-        print(f"skipped {printable(path)}: {reason}", file=sys.stderr)
-    if len(folder.skipped) > LISTED:
-        print(f"... and {len(folder.skipped) - LISTED} more", file=sys.stderr)
-    if folder.skipped:
-        counts = f"{len(folder.skipped)} skipped, {len(folder.paths)} images read"
-        print(counts, file=sys.stderr)
-
-
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """The command line. What a command's --help says is its function's docstring."""
     form = {"formatter_class": argparse.RawDescriptionHelpFormatter}
     parser = argparse.ArgumentParser(prog="detect.py", description=__doc__, **form)
-    commands = parser.add_subparsers(required=True, metavar="fit | score | evaluate | demo")
+    commands = parser.add_subparsers(required=True)
 
     def command(function, text):
         made = commands.add_parser(
@@ -381,8 +375,13 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--anomalous", nargs="+", type=Path, required=True, metavar="DIR")
     add_model(add)
 
+    add = command(export, "write a model as an ONNX graph, for programs without Keras")
+    add("model", type=Path, help="what fit wrote")
+    add("--output", type=Path, required=True, help="the graph to write, ending in .onnx")
+
     add = command(demo, "show all of it on handwritten digits, in three minutes")
     add("folder", type=Path, metavar="NEW_FOLDER", help="to write images, model and report to")
+    commands.metavar = " | ".join(commands.choices)
     return parser.parse_args(arguments)
 
 

@@ -16,7 +16,7 @@ from utils.folders import Folder, read_folder
 from utils.heat import overlaid
 from utils.images import FULL_WHITE, MAX_PIXELS, REGIONS, boxes, printable, read_image, to_grey
 from utils.report import Report
-from utils.threshold import false_alarm_interval
+from utils.threshold import anomaly_scores, false_alarm_interval
 from utils.verdicts import records, threshold_statement, verdicts
 
 DEFAULT_RATE = 0.05
@@ -132,24 +132,24 @@ class Scored:
     def report(self, maps: dict[int, np.ndarray]) -> Report:
         """The report on them, with some maps."""
         detector, folder = self.scorer.detector, self.folder
-        images = folder.images[self.shown]
+        images, held_out = folder.images[self.shown], detector.calibration_scores_
         square = dict(zip(folder.paths, self.shown - folder.first, strict=True))
         return Report(
             folder=folder.name,
-            paths=folder.paths,
+            table=self.table,
             images=images,
-            scores=self.scores,
             skipped=folder.skipped,
-            threshold=detector.offset_,
+            held_out=anomaly_scores(held_out, held_out),
+            threshold=float(anomaly_scores(held_out, detector.offset_)),
             threshold_statement=self.scorer.statement(),
-            held_out_scores=detector.calibration_scores_,
             read=lambda path, side: read_image(
-                path, side, square=square.get(path, 0), **self.scorer.how
+                path, side, enlarge=False, square=square.get(path, 0), **self.scorer.how
             ),
             transformations=detector.transformer_.transformations,
             responses=lambda chosen: detector.responses(self.scorer.prepare(images[chosen])),
             maps=maps,
             model=describe(detector, self.scorer.path),
+            verbose=self.scorer.verbose,
         )
 
 
@@ -166,7 +166,7 @@ def describe(detector: TransformationDetector, path: str | os.PathLike) -> dict[
     """How the model was made, as labels and texts for the report."""
     details = {k: v for k, v in detector.details_.items() if k != "mean_image"}
     height, width, channels = detector.image_shape_
-    paper = TransformationDetector(verbose=detector.verbose).get_settings()
+    paper = TransformationDetector().get_settings() | {"verbose": detector.settings_.verbose}
     changed = [f"{k}={v}" for k, v in detector.get_settings().items() if v != paper[k]]
     seconds = [f"{part} {time:.0f}" for part, time in detector.seconds_.items()]
     network = detector.network_

@@ -8,6 +8,7 @@ from models.anomaly_map import _places, anomaly_map
 from models.transformation_detector import TransformationDetector
 from transformations import TransformationSet
 from utils.heat import RED, heat, overlaid
+from utils.images import boxes
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +84,16 @@ def test_the_map_lies_over_its_box_and_the_rest_is_dark():
     assert (shown[:, :30] == 100).all() and (shown[15:, 45:] == 200).all()
     red = 200 - shown[..., 1]
     assert np.unravel_index(red[:, 30:].argmax(), (20, 20)) <= (5, 5) and red[:, 30:].max() > 90
+
+
+@pytest.mark.parametrize("region", ["centre", "whole", "tiles"])
+def test_the_map_is_as_large_as_its_box_however_narrow_the_image(region):
+    """A box may lie at half pixels, and be a pixel wide."""
+    for width, height in [(1, 16), (16, 1), (3, 8), (8, 3), (5, 5), (2, 33)]:
+        image = np.full((height, width, 3), 200, np.uint8)
+        for box in boxes(width, height, region):
+            shown = np.asarray(overlaid(image, np.zeros((4, 4)), box))
+            lit = np.argwhere(shown[..., 0] == 200)
+            size = lit.max(0) - lit.min(0) + 1
+            assert size.tolist() == pytest.approx([box[3] - box[1], box[2] - box[0]])
+            assert len(lit) == size.prod() and (shown[shown != 200] == 100).all()

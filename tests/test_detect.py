@@ -105,6 +105,7 @@ def test_score_writes_what_the_detector_says(work, detector, tmp_path, capsys):
     assert "95 % interval: 0.1 to 16.8 %, by 20 held-out images" in shown.out
     assert "\x1b" not in shown.out and "\u202e" not in shown.out
     page = report.read_text(encoding="utf-8")
+    assert "widen_factor=1" in page and "verbose" not in page
     assert "<b>.png" not in page and "&lt;b&gt;.png" in page
 
 

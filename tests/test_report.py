@@ -1,3 +1,6 @@
+import base64
+import functools
+import io
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -10,6 +13,8 @@ from scipy.stats import norm
 from transformations import SimpleTransformer, Transformer
 from utils.images import read_image
 from utils.report import THUMBNAIL, Report, histogram, mistakes, response_grid, write_report
+from utils.threshold import anomaly_scores
+from utils.verdicts import verdicts
 
 HOSTILE = "\"'><script>alert(1)<img src=x onerror=alert(1)>\n\u202e&amp; $folder \x1b[31m"
 
@@ -33,22 +38,22 @@ class Page(HTMLParser):
         return [a for a in found if kind is None or a.get("class") == kind]
 
 
-def report(where, scores, threshold, **more):
+def report(where, scores, threshold, names=None, **more):
     """A report on as many images, under the 8 simple transformations."""
-    paths = [where / f"{i}.png" for i in range(len(scores))]
+    held_out = np.arange(20.0)
+    paths = [where / name for name in names or (f"{i}.png" for i in range(len(scores)))]
     for path in paths:
-        Image.new("RGB", (20, 20), "green").save(path)
+        Image.new("RGB", (20, 20), "green").save(path, "PNG")
     responses = np.full((8, 8), 0.01) + np.eye(8) * 0.92
     values = {
         "folder": where,
-        "paths": paths,
+        "table": verdicts(paths, np.array(scores, float), held_out, threshold),
         "images": np.zeros((len(scores), 16, 16, 3), np.uint8),
-        "scores": np.array(scores, float),
         "skipped": [],
-        "threshold": threshold,
+        "held_out": anomaly_scores(held_out, held_out),
+        "threshold": float(anomaly_scores(held_out, threshold)),
         "threshold_statement": "Threshold: 5 %",
-        "held_out_scores": np.arange(20.0),
-        "read": read_image,
+        "read": functools.partial(read_image, enlarge=False),
         "transformations": SimpleTransformer().transformations,
         "responses": lambda chosen: np.repeat(responses[None], len(chosen), axis=0),
         "maps": {},
@@ -62,16 +67,23 @@ def written(folder, each):
     return Page((folder / "report.html").read_text(encoding="utf-8"))
 
 
-def test_the_report_shows_both_ends_and_explains_what_is_flagged(tmp_path):
+def test_the_report_shows_all_and_explains_what_is_flagged(tmp_path):
     scores = np.random.default_rng(0).permutation(100).astype(float)
     page = written(tmp_path, report(tmp_path, scores, threshold=30.0))
     titles = [figure["title"] for figure in page.all("figure")]
     rank = [int(scores[int(Path(title).stem)]) for title in titles]
-    # the 24 lowest, the 16 highest, the highest again to compare, and all 30 that are flagged
-    assert rank == [*range(24), *range(99, 83, -1), 99, *range(30)]
+    # all, the highest again to compare, and all 30 that are flagged
+    assert rank == [*range(100), 99, *range(30)]
     assert len(page.all("svg", "grid")) == 31
     assert "30flagged as anomalies, 30.0 %" in page.text.replace("\n", "")
-    assert all(image["src"].startswith("data:image/jpeg;base64,") for image in page.all("img"))
+    assert all(image["src"].startswith("data:image/webp;base64,") for image in page.all("img"))
+    alts = [image["alt"] for image in page.all("img")][:100]
+    assert alts == [f"{Path(each).name}, flagged" for each in titles[:30]] + [
+        Path(each).name for each in titles[30:100]
+    ]
+    explained = {each["id"] for each in page.all("div", "why") if "id" in each}
+    assert [each["href"] for each in page.all("a")] == [f"#why-{i}" for i in range(1, 31)]
+    assert {each["href"][1:] for each in page.all("a")} == explained
 
 
 def test_few_images_are_shown_once(tmp_path):
@@ -85,6 +97,21 @@ def test_few_images_are_shown_once(tmp_path):
     assert len(page.all("svg", "grid")) == 2
 
 
+def test_a_thousand_images_stay_under_5_megabytes(tmp_path):
+    """Pictures that nothing compresses; those that do not fit are lines of a table."""
+    noise = np.random.default_rng(0).integers(0, 256, (THUMBNAIL, THUMBNAIL, 3), np.uint8)
+    scores = np.arange(1000.0)
+    page = written(tmp_path, report(tmp_path, scores, 80.0, read=lambda *_: noise))
+    assert (tmp_path / "report.html").stat().st_size < 5e6
+    shown = [int(Path(figure["title"]).stem) for figure in page.all("figure")][:-61]
+    n = len(shown) - 16
+    assert shown == [*range(n), *range(984, 1000)] and n > 60
+    listed = [each for each in page.all("tr") if "class" in each]
+    assert len(listed) == 984 - n and f"{984 - n} more images" in page.text
+    assert [each["class"] for each in listed].count("flagged") == max(80 - n, 0)
+    assert page.text.count("983.png") == 1
+
+
 def test_many_flagged_images_are_counted(tmp_path):
     page = written(tmp_path, report(tmp_path, np.arange(80.0), threshold=75.0))
     assert "15 more are flagged" in page.text
@@ -92,7 +119,7 @@ def test_many_flagged_images_are_counted(tmp_path):
 
 def test_nothing_is_loaded_and_no_name_becomes_markup(tmp_path):
     each = report(tmp_path, [1.0, 2.0, 30.0], threshold=1.5, folder=Path(HOSTILE))
-    each.paths[0] = each.paths[0].rename(tmp_path / HOSTILE)
+    each.table.at[0, "path"] = each.table["path"][0].rename(tmp_path / HOSTILE)
     each.skipped.append((Path(HOSTILE), HOSTILE))
     each.model[HOSTILE] = HOSTILE
     page = written(tmp_path, each)
@@ -100,7 +127,7 @@ def test_nothing_is_loaded_and_no_name_becomes_markup(tmp_path):
     for tag, attributes in page.elements:
         assert not [name for name in attributes if name.startswith("on")]
         for name in ("src", "href", "srcset", "action", "data"):
-            assert attributes.get(name, "data:").startswith("data:"), (tag, attributes)
+            assert attributes.get(name, "data:").startswith(("data:", "#")), (tag, attributes)
     assert "url(" not in (tmp_path / "report.html").read_text()
     policy = page.all("meta")[1]["content"]
     assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -140,26 +167,46 @@ def test_maps_lie_over_their_images_and_are_switched_on_without_a_script(tmp_pat
     monkeypatch.chdir("/")  # the page's template is found from anywhere
     page = written(tmp_path, report(tmp_path, np.arange(9.0), 1.5, maps={0: np.eye(16)}))
     assert len(page.all("img", "heat")) == 2  # among the most anomalous, and where explained
-    assert page.all("img", "heat")[0]["src"].startswith("data:image/png;base64,")
-    (box,) = page.all("input")
-    assert box["type"] == "checkbox" and page.all("label")[0]["for"] == box["id"]
+    assert page.all("img", "heat")[0]["src"].startswith("data:image/webp;base64,")
+    boxes = page.all("input")
+    assert boxes[-1]["id"] == "heat" and boxes[-1]["type"] == "checkbox"
+    assert [label["for"] for label in page.all("label")] == [box["id"] for box in boxes]
     assert not page.all("script")
-    assert not written(tmp_path, report(tmp_path, np.arange(9.0), 1.5)).all("input")
+    page = written(tmp_path, report(tmp_path, np.arange(9.0), 1.5))
+    assert [box["id"] for box in page.all("input")] == [box["id"] for box in boxes[:-1]]
 
 
 def test_numbers_that_say_something_come_first(tmp_path):
     """p-values and standard deviations; the raw score is where one points."""
-    held_out = np.arange(20.0)
-    page = written(tmp_path, report(tmp_path, [-555582.0, 9.5], 1.0, held_out_scores=held_out))
+    page = written(tmp_path, report(tmp_path, [-555582.0, 9.5], 1.0))
     deviation = 5 / norm.ppf(0.75)  # of 0 to 19, the median of |x - 9.5| is 5
-    first = page.text[page.text.index("The most anomalous") :]
+    first = page.text[page.text.index("most anomalous first") :]
     assert f"p 0.048{(9.5 + 555582) / deviation:.1f} sd" in first.replace("\n", "")
     assert {"title": "raw score -555582"} in page.all("span")
 
 
+def test_small_pictures_are_exact_and_enlarged_without_blur(tmp_path):
+    """Of a file's own pixels: as many as it has, to THUMBNAIL."""
+    each = report(tmp_path, [1.0, 2.0], threshold=0.0)
+    rng = np.random.default_rng(0)
+    pixels = [rng.integers(0, 256, (side, side + 9, 3), np.uint8) for side in (20, 300)]
+    for path, image in zip(each.table["path"], pixels, strict=True):
+        Image.fromarray(image).save(path)
+    small, large, _ = written(tmp_path, each).all("img")
+    assert small["class"] == "small" and "class" not in large
+    found = np.asarray(picture(small))
+    np.testing.assert_array_equal(found, read_image(each.table["path"][0], 20))
+    assert picture(large).size == (THUMBNAIL, THUMBNAIL)
+
+
+def picture(element):
+    """What an img shows."""
+    return Image.open(io.BytesIO(base64.b64decode(element["src"].partition(",")[2])))
+
+
 def test_an_image_that_is_gone_is_shown_as_it_was_scored(tmp_path):
     each = report(tmp_path, [1.0, 2.0], threshold=0.0)
-    each.paths[0].unlink()
+    each.table["path"][0].unlink()
     assert len(written(tmp_path, each).all("img")) == 3
 
 

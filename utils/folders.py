@@ -1,6 +1,7 @@
 """Folders and lists of images, of any format, size and colour, as arrays of small square ones."""
 
 import os
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +13,9 @@ from utils.progress import progress
 
 LEAST_USED = 0.8
 """The share of its images' pixels under which a folder deserves another region."""
+
+LISTED = 10
+"""Skipped files, and most anomalous images, that the terminal lists."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,24 @@ def read_folder(
 def _joined(squares):
     """The squares of images, a list of (k, side, side, 3), in one array."""
     return {"images": np.concatenate(squares), "first": np.cumsum([0, *map(len, squares[:-1])])}
+
+
+def report_skipped(folder: Folder) -> None:
+    """Lists on stderr the files that could not be read, with a count."""
+    for path, reason in folder.skipped[:LISTED]:
+        print(f"skipped {printable(path)}: {reason}", file=sys.stderr)
+    if len(folder.skipped) > LISTED:
+        print(f"... and {len(folder.skipped) - LISTED} more", file=sys.stderr)
+    if folder.skipped:
+        counts = f"{len(folder.skipped)} skipped, {len(folder.paths)} images read"
+        print(counts, file=sys.stderr)
+
+
+def listed(file: Path) -> list[str]:
+    """The paths that a file lists, one a line; - is standard input."""
+    content = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    lines = content.removeprefix(b"\xef\xbb\xbf").splitlines()
+    return [os.fsdecode(line) for line in lines if line.strip()]
 
 
 def find_files(

@@ -21,9 +21,10 @@ def overlaid(image: np.ndarray, anomaly_map: np.ndarray, box: tuple) -> Image.Im
 
     box: (left, top, right, bottom), as of `utils.images.boxes`.
     """
-    left, top, right, bottom = (round(edge) for edge in box)
+    left, top = round(box[0]), round(box[1])
+    width, height = round(box[2] - box[0]), round(box[3] - box[1])
     dark = Image.fromarray(image // 2)
-    part = Image.fromarray(image[top:bottom, left:right]).convert("RGBA")
+    part = Image.fromarray(image[top : top + height, left : left + width]).convert("RGBA")
     part.alpha_composite(heat(anomaly_map).resize(part.size, Image.Resampling.BICUBIC))
     dark.paste(part.convert("RGB"), (left, top))
     return dark

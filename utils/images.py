@@ -88,10 +88,12 @@ def read_squares(
     *,
     max_pixels: int = MAX_PIXELS,
     region: str = "centre",
+    enlarge: bool = True,
 ) -> tuple[np.ndarray | Deep, float]:
     """The squares of an image file, (n, side, side, 3) bytes, and the share of its pixels in them.
 
-    With side None, all of the image at its own size, (1, h, w, 3).
+    With side None, all of the image at its own size, (1, h, w, 3). With enlarge False, squares of
+    fewer pixels stay as small as the image's shorter side.
 
     They are cut by `boxes`, and resized by area averaging where they become smaller, as the paper's
     64x64 images (section 5.2), and bicubic where larger. The camera's orientation is applied,
@@ -109,12 +111,12 @@ def read_squares(
                 if side is not None:
                     opened.draft(None, (4 * side, 4 * side))  # decode large JPEGs at a fraction
                 image = _to_rgb(ImageOps.exif_transpose(opened))
-                return _cut(image, side, region), _used(image, region)
+                return _cut(image, side, region, enlarge), _used(image, region)
             highest = int(pixels.max())
             enough = (1 << max(highest, 1).bit_length()) - 1
             white = stated if stated > 0 and highest <= stated else enough
             channels = [Image.fromarray(c.astype(np.float32)) for c in np.moveaxis(pixels, -1, 0)]
-            cut = np.stack([_cut(channel, side, region) for channel in channels], axis=-1)
+            cut = np.stack([_cut(each, side, region, enlarge) for each in channels], axis=-1)
             return Deep(cut, white, highest), _used(channels[0], region)
     except ImageError:
         raise
@@ -177,10 +179,11 @@ def _escaped(character):
     return character.encode("unicode_escape").decode()
 
 
-def _cut(image, side, region):
+def _cut(image, side, region, enlarge):
     """The squares (n, side, side, ...) of a Pillow image; the central one as ImageOps.fit does."""
     if side is None:
         return np.asarray(image)[None]
+    side = side if enlarge else min(side, *image.size)
     method = Image.Resampling.BOX if min(image.size) > side else Image.Resampling.BICUBIC
     found = [image.resize((side, side), method, box) for box in boxes(*image.size, region)]
     return np.stack([np.asarray(each) for each in found])

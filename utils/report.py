@@ -4,7 +4,6 @@ The page is `templates/report.html`, which escapes all text that it is given.
 """
 
 import base64
-import functools
 import io
 import os
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import jinja2
 import numpy as np
+import pandas as pd
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
@@ -20,10 +20,19 @@ from PIL import Image
 from utils.files import replacing
 from utils.heat import heat
 from utils.images import ImageError, printable
-from utils.threshold import anomaly_scores, p_values
+from utils.progress import progress
 
-SHOWN_ANOMALOUS, SHOWN_NORMAL, SHOWN_FLAGGED = 24, 16, 60
+MAPPED, SHOWN_NORMAL, EXPLAINED = 24, 16, 60
+"""How many of the most anomalous have a map at least; of the most normal are shown whatever the
+budget; of the flagged are explained."""
+
 THUMBNAIL = 112
+ENLARGED = 64
+"""Thumbnails of fewer pixels a side are kept exactly, and enlarged without blur."""
+
+BUDGET = 2_500_000
+"""Bytes of pictures on a page."""
+
 BINS = 60
 
 COLOURS = LinearSegmentedColormap.from_list("", ["#7a1020", "#e8743b", "#fae2b2", "#edf3ee"])
@@ -41,91 +50,95 @@ TEMPLATES.filters["printable"] = printable
 class Report:
     """What a report shows of n images.
 
-    paths: n. images: (n, side, side, 3) bytes, as the network saw them. scores: (n,). skipped:
-    (path, reason). held_out_scores: of the images that chose the threshold.
-    read: from a path and a side to the image, as `utils.images.read_image`, whose errors it raises.
+    table: of `utils.verdicts.verdicts`, n rows. images: (n, side, side, 3) bytes, as the network
+    saw them. skipped: (path, reason). held_out: anomaly scores of the images that chose the
+    threshold, which is an anomaly score too. read: from a path and a side to the image, as
+    `utils.images.read_image` with enlarge False, whose errors it raises.
     transformations: k tuples (flip, tx, ty, k). responses: from image numbers (m,) to their softmax
     responses (m, k, k). maps: from image number to its anomaly map (side, side), of some.
-    model: labels and texts on how the model was made.
+    model: labels and texts on how the model was made. verbose: 0 shows no progress.
     """
 
     folder: str | os.PathLike
-    paths: list[Path]
+    table: pd.DataFrame
     images: np.ndarray
-    scores: np.ndarray
     skipped: list[tuple[Path, str]]
+    held_out: np.ndarray
     threshold: float
     threshold_statement: str
-    held_out_scores: np.ndarray
     read: Callable[[Path, int], np.ndarray]
     transformations: Sequence[tuple[bool, int, int, int]]
     responses: Callable[[np.ndarray], np.ndarray]
     model: dict[str, str]
     maps: dict[int, np.ndarray]
+    verbose: int = 0
 
 
 def write_report(path: str | os.PathLike, report: Report) -> None:
-    """Write the report, with its most anomalous, most normal and flagged images, to one file."""
-    order = np.argsort(report.scores, kind="stable")
-    p = p_values(report.held_out_scores, report.scores)
-    from_median = functools.partial(anomaly_scores, report.held_out_scores)
-    deviations = from_median(report.scores)
-    cards = functools.cache(lambda i: _card(report, i, p[i], deviations[i]))
-    flagged = order[report.scores[order] < report.threshold]
-    explained = np.append(flagged[:SHOWN_FLAGGED], order[-1])  # the most normal, to compare with
+    """Write the report to one file: all images, as many as fit BUDGET with a picture."""
+    table = report.table
+    by_name = sorted(table.index, key=lambda i: (table["path"][i].name, table["path"][i]))
+    table = table.assign(name_rank=pd.Series(range(len(table)), by_name), rank=range(len(table)))
+    rows = {row.Index: row for row in table.itertuples()}
+    cards = _cards(report, rows)
+    flagged = table.index[table["is_anomaly"]]
+    explained = np.append(flagged[:EXPLAINED], table.index[-1])  # the most normal, to compare with
     *explanations, reference = (
-        cards(i)
+        cards[i]
         | {
             "grid": response_grid(report.transformations, responses),
             "mistakes": mistakes(report.transformations, responses),
         }
         for i, responses in zip(explained, report.responses(explained), strict=True)
     )
-    half = -(-len(order) // 2)  # of a small folder, no image is both
-    rows, columns = _axes(report.transformations)
+    axes = _axes(report.transformations)
     page = TEMPLATES.get_template("report.html").render(
         report=report,
-        n=len(order),
+        n=len(table),
         n_flagged=len(flagged),
-        histogram=histogram(
-            -deviations, -from_median(report.held_out_scores), -from_median(report.threshold)
-        ),
-        anomalous=[cards(i) for i in order[:half][:SHOWN_ANOMALOUS]],
-        normal=[cards(i) for i in order[half:][::-1][:SHOWN_NORMAL]],
+        histogram=histogram(-table["anomaly_score"], -report.held_out, -report.threshold),
+        cards=[cards[i] for i in table.index if i in cards],
+        rest=[row for i, row in rows.items() if i not in cards],
         explanations=explanations,
         reference=reference,
+        normal=SHOWN_NORMAL,
         scale=[_colour(p) for p in np.linspace(0, 1, 12)],
-        rows=[_name((flip, 0, 0, k)) for flip, k in rows],
-        columns=[f"({_shift(tx, ty)})" if tx or ty else "none" for tx, ty in columns],
+        rows=[_name((flip, 0, 0, k)) for flip, k in axes[0]],
+        columns=[f"({_shift(tx, ty)})" if tx or ty else "none" for tx, ty in axes[1]],
     )
     with replacing(path) as partial:
         partial.write_text(page, encoding="utf-8")
 
 
-def _card(report, i, p_value, anomaly_score):
-    """What the page shows of image i; the picture is the square that the network saw, sharper."""
-    try:
-        pixels = report.read(report.paths[i], THUMBNAIL)
-    except ImageError:  # changed or gone since it was scored
-        pixels = report.images[i]
-    maps = report.maps
-    return {
-        "path": report.paths[i],
-        "score": report.scores[i],
-        "p_value": p_value,
-        "anomaly_score": anomaly_score,
-        "flagged": report.scores[i] < report.threshold,
-        "picture": _data(Image.fromarray(pixels), "JPEG", quality=88),
-        "heat": _data(heat(maps[i]).resize((THUMBNAIL, THUMBNAIL)), "PNG") if i in maps else None,
-    }
+def _cards(report, rows):
+    """What the page shows of images with a picture, by number: some of the most normal, then the
+    most anomalous, to the budget."""
+    numbers, cards, size = list(rows), {}, 0
+    first = dict.fromkeys([*numbers[-SHOWN_NORMAL:], *numbers])
+    for i in progress(first, "drawing", unit="image", verbose=report.verbose):
+        try:
+            pixels = report.read(rows[i].path, THUMBNAIL)
+        except ImageError:  # changed or gone since it was scored
+            pixels = report.images[i]
+        picture = _data(Image.fromarray(pixels), quality=80, lossless=len(pixels) < ENLARGED)
+        map_ = _data(heat(report.maps[i]), lossless=True) if i in report.maps else ""
+        size += len(picture) + len(map_)
+        if size > BUDGET:
+            break
+        cards[i] = {
+            "row": rows[i],
+            "picture": picture,
+            "heat": map_,
+            "small": len(pixels) < ENLARGED,
+        }
+    return cards
 
 
-def _data(picture, form, **settings):
+def _data(picture, **settings):
     """A picture as a data URI."""
     buffer = io.BytesIO()
-    picture.save(buffer, form, **settings)
-    encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return f"data:image/{form.lower()};base64,{encoded}"
+    picture.save(buffer, "WEBP", **settings)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
 def histogram(scores: np.ndarray, held_out: np.ndarray, threshold: float) -> str:
