@@ -32,7 +32,7 @@ def main() -> None:
 
     settings = RECIPES[options.recipe] | dict(map(parse_setting, options.set))
     data = load_dataset(options.dataset, options.data_dir)
-    print(f"{device_name()}\n{options.dataset}, {settings}, seed 0")
+    print(f"{device_name()}\n{options.dataset}, {settings}")
     for class_index in map(int, options.classes.split(",")):
         found = validate(data, class_index, settings)
         values = ", ".join(f"{name} {value:.3f}" for name, value in found.items())
@@ -55,10 +55,12 @@ def validate(data, class_index: int, settings: dict) -> dict[str, float]:
     others = rng.permutation(data.x_train[data.y_train != class_index])[:ANOMALIES]
     kept = len(x) - len(x) // 10
     detector = TransformationDetector(**settings, verbose=0).fit(x[:kept])
-    log_p = np.concatenate([part for _, part in detector.log_responses(x[kept:])])
+    x = np.concatenate([x[kept:], others])
+    outputs = np.concatenate([part for _, part in detector._responses(x, "scoring")])
+    normal = np.arange(len(x)) < len(x) - len(others)
+    log_p = outputs[normal, :, : detector.transformer_.n_transforms]
     i = np.arange(len(detector.scored_indices_))
-    scores = detector.scores(np.concatenate([x[kept:], others]))
-    normal = np.arange(len(x) - kept + len(others)) < len(x) - kept
+    scores = detector._scores_of(outputs)
     return {
         "training s": detector.seconds_["training"],
         "accuracy": np.mean(log_p.argmax(-1) == detector.scored_indices_),

@@ -30,10 +30,10 @@ class RandomViews(keras.layers.Layer):
 
     def __init__(
         self,
-        crop: float = 0.5,
+        crop: float = 0.75,
         flip: bool = True,
         jitter: float = 0.4,
-        hue: float = 0.1,
+        hue: float = 0.2,
         grey: float = 0.2,
         **how,
     ):

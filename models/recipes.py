@@ -14,6 +14,17 @@ RECIPES = {
         "scored_transformations": "unflipped",
         "alpha_images": 500,
     },
+    "best": {
+        "transformations": "rotations",
+        "augmentation": "views",
+        "hidden_layers": 1,
+        "optimizer": "muon",
+        "schedule": "one_cycle",
+        "learning_rate": 1e-2,
+        "weight_decay": 0.0,
+        "samples": 200_000,
+        "score_name": "density",
+    },
     "small": {
         "schedule": "one_cycle",
         "learning_rate": 4e-3,

@@ -282,15 +282,16 @@ class TransformationDetector(Detector):
 
     def _scores(self, x: np.ndarray) -> dict[str, np.ndarray]:
         """The rotation score is among them where the transformations have different rotations."""
+        parts = [self._scores_of(outputs) for _, outputs in self._responses(x, "scoring")]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _scores_of(self, outputs):
+        """All scores of what the responder gives, by name, the detector's own first."""
         own = self.settings_.score_name
         possible = {"rotation": self._has_rotations_, "density": own == "density"}
         names = [name for name in SCORES if possible.get(name, True)]
         names.sort(key=lambda name: name != own)
-        scores = {name: np.empty(len(x)) for name in names}
-        for part, outputs in self._responses(x, "scoring"):
-            for name in names:
-                scores[name][part] = self._score_of(name, outputs)
-        return scores
+        return {name: self._score_of(name, outputs) for name in names}
 
     def _score_of(self, name, outputs, rows=slice(None)):
         """A score of what the responder gives; rows: of which of the scored transformations."""

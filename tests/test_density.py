@@ -2,7 +2,7 @@ import numpy as np
 from sklearn.neighbors import KernelDensity
 
 import utils.density
-from utils.density import UnitDensity, unit
+from utils.density import SHARPNESS, UnitDensity, unit
 
 
 def features(n, seed):
@@ -18,7 +18,7 @@ def test_is_scikit_learns_kernel_density_of_unit_vectors(monkeypatch):
     expected = np.zeros((3, 11))
     for j in range(3):
         vectors = unit(density.reference[:, j]).astype(np.float64)
-        bandwidth = (2 * 30 / vectors.var(axis=0).sum()) ** -0.5
+        bandwidth = (2 * SHARPNESS / vectors.var(axis=0).sum()) ** -0.5
         fitted = KernelDensity(bandwidth=bandwidth, rtol=1e-9).fit(vectors)
         expected[j] = fitted.score_samples(unit(x[:, j]))
     found = density.score(x)
