@@ -30,7 +30,7 @@ class RandomViews(keras.layers.Layer):
 
     def __init__(
         self,
-        crop: float = 0.75,
+        crop: float = 1.0,
         flip: bool = True,
         jitter: float = 0.4,
         hue: float = 0.2,
