@@ -22,7 +22,8 @@ RECIPES = {
         "schedule": "one_cycle",
         "learning_rate": 1e-2,
         "weight_decay": 0.0,
-        "samples": 200_000,
+        "widen_factor": 2,
+        "samples": 240_000,
         "score_name": "density",
     },
     "small": {
