@@ -103,7 +103,7 @@ def _from_archive(archive, path, create, precision):
         d = detector.network_.get_layer("features").output.shape[-1]
         if reference.shape[1:] != (m, d) or not np.isfinite(reference).all():
             raise ValueError(
-                f"density.npy, of shape {reference.shape}, is not of {m} x {d} features"
+                f"density.npy, of shape {reference.shape}, is not of {m} x {d} finite features"
             )
         detector.density_ = UnitDensity(reference)
     detector.seconds_ = {part: float(value) for part, value in saved["seconds"].items()}
@@ -135,7 +135,7 @@ def _check_size(detector, stored_bytes):
     weights += max(0, hidden - 1) * HIDDEN_UNITS**2
     if 4 * weights > stored_bytes:
         raise ValueError(
-            f"depth {depth}, widen factor {widen_factor}, {hidden} hidden layers and {k} "
+            f"depth {depth}, widen factor {widen_factor} with {hidden} hidden layers and {k} "
             f"transformations make over {weights} weights, "
             f"the file has {stored_bytes} bytes of them"
         )

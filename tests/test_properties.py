@@ -237,6 +237,11 @@ def settings_of(**values):
             ),
             "would exhaust memory",
         ),
+        (
+            lambda saved: saved["settings"].update(hidden_layers=10**7),
+            "10000000 hidden layers .* make over",
+        ),
+        (lambda saved: saved["settings"].update(score_name="density"), "density.npy"),
         (changes(image_shape=[8, 8]), "unpack"),
         (changes(image_shape=[0, 8, 1]), "image_shape is 0"),
         (changes(image_shape=[16, 16, 3]), "not a saved detector"),
@@ -254,6 +259,22 @@ def settings_of(**values):
 )
 def test_absurd_settings_are_refused(tmp_path, change, message):
     refused(with_json(tmp_path / "m.keras", change), message)
+
+
+@pytest.mark.parametrize(
+    "reference, message",
+    [
+        (np.ones((5, 8, 3), np.float16), r"shape \(5, 8, 3\), is not of 8 x 64"),
+        (np.full((5, 8, 64), np.nan, np.float16), "is not of 8 x 64 finite features"),
+        (np.array([{}]), "allow_pickle"),
+    ],
+)
+def test_references_that_make_no_density_are_refused(tmp_path, reference, message):
+    saved, buffer = json.loads(model_file()["detector.json"]), io.BytesIO()
+    saved["settings"]["score_name"] = "density"
+    np.save(buffer, reference)
+    members = {"detector.json": json.dumps(saved), "density.npy": buffer.getvalue()}
+    refused(written(tmp_path / "m.keras", model_file() | members), message)
 
 
 def test_archives_and_weights_that_would_swell_are_refused(tmp_path):
