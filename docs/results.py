@@ -152,7 +152,7 @@ def draw_table1(path: Path) -> None:
         color = "white" if abs(value) > 1.8 else "black"
         text = number(round(value, 1) + 0.0, "+.1f")
         axes.text(column, row, text, ha="center", va="center", fontsize=8, color=color)
-    axes.set_xticks(range(len(columns)), [name.replace(" *", "\n").strip("*") for name in columns])
+    axes.set_xticks(range(len(columns)), [name.split(" *")[-1].strip("*") for name in columns])
     axes.set_yticks(range(len(names)), names)
     axes.tick_params(length=0, labeltop=True, labelbottom=False, labelsize=8)
     axes.vlines(np.arange(len(columns)) + 0.5, -0.5, len(names) - 0.5, color="white")
