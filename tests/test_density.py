@@ -1,7 +1,6 @@
 import numpy as np
 from sklearn.neighbors import KernelDensity
 
-import utils.density
 from utils.density import SHARPNESS, UnitDensity, unit
 
 
@@ -10,9 +9,8 @@ def features(n, seed):
     return rng.normal(size=(n, 3, 5)) + np.array([[[4, 0, 0, 0, 0]], [[0, 1, 0, 0, 0]]])[n % 2]
 
 
-def test_is_scikit_learns_kernel_density_of_unit_vectors(monkeypatch):
+def test_is_scikit_learns_kernel_density_of_unit_vectors():
     """But for a constant: its Gaussian has a norm."""
-    monkeypatch.setattr(utils.density, "ROWS", 4)
     reference, x = features(40, seed=0), features(11, seed=1)
     density = UnitDensity(reference)
     expected = np.zeros((3, 11))

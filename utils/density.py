@@ -7,9 +7,6 @@ SHARPNESS = 100.0
 """How many times narrower a kernel is than the features are spread: 1 / (2 bandwidth^2) times their
 total variance."""
 
-ROWS = 512
-"""Images scored at once: a kernel matrix of ROWS times the reference images, in float64."""
-
 
 class UnitDensity:
     """Kernel densities on the unit sphere, one for each of m transformations (Sohn et al., 2021).
@@ -22,21 +19,21 @@ class UnitDensity:
     def __init__(self, reference: np.ndarray):
         made = reference.dtype == np.float16
         self.reference = reference if made else unit(reference).astype(np.float16)
+        self._unit = unit(self.reference)  # float16 is a thousandth off length 1
         spread = self.reference.astype(np.float64).var(axis=0).sum(axis=-1)
         self.gamma = SHARPNESS / np.maximum(spread, 1e-6)
 
     def score(self, features: np.ndarray, rows: slice | np.ndarray = slice(None)) -> np.ndarray:
         """The mean over transformations of the log-density of features (n, m, d): float64 (n,).
 
-        rows: which of the transformations the features are of. Constants are left out.
+        rows: which of the transformations the features are of. Constants are left out. A kernel
+        matrix of these images and all of the reference is made at once.
         """
-        reference, features = unit(self.reference[:, rows]), unit(features)
+        reference, features = self._unit[:, rows], unit(features)
         scores = np.empty((len(features), reference.shape[1]))
         for j, gamma in enumerate(self.gamma[rows]):
-            for start in range(0, len(features), ROWS):
-                part = slice(start, start + ROWS)
-                cosine = features[part, j] @ reference[:, j].T
-                scores[part, j] = logsumexp(gamma * (2.0 * cosine - 2.0), axis=1)
+            cosine = features[:, j] @ reference[:, j].T
+            scores[:, j] = logsumexp(gamma * (2.0 * cosine - 2.0), axis=1)
         return scores.mean(axis=1) - np.log(len(reference))
 
 
