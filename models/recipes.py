@@ -22,8 +22,9 @@ RECIPES = {
         "schedule": "one_cycle",
         "learning_rate": 1e-2,
         "weight_decay": 0.0,
+        "depth": 16,
         "widen_factor": 2,
-        "samples": 240_000,
+        "samples": 160_000,
         "score_name": "density",
     },
     "small": {

@@ -4,7 +4,6 @@ import keras
 import numpy as np
 from keras import ops
 
-from models.augmentation import NUMBERS, RandomViews
 from models.layers import scale_images
 from transformations import TransformationSet, TransformLayer, all_transformed
 from utils.device import use_xla
@@ -15,20 +14,18 @@ def create_trainer(
     transformations: TransformationSet,
     image_shape: tuple,
     image_dtype: str,
-    views: RandomViews | None = None,
 ) -> keras.Model:
-    """From [images (n, h, w, c), t (n,)] to the network's outputs on images i under T_t[i].
-
-    views: what changes the images before, by numbers (n, NUMBERS), the third of the inputs then.
-    """
+    """From [images (n, h, w, c), t (n,)] to the network's outputs on images i under T_t[i]."""
     images = keras.Input(image_shape, dtype=image_dtype)
     t = keras.Input((), dtype="int32")
     transform = TransformLayer(transformations.transformations)
-    if views is None:
-        return keras.Model([images, t], network(scale_images(transform([images, t]))))
-    numbers = keras.Input((NUMBERS,), dtype="float32")
-    transformed = transform([views(scale_images(images), numbers), t])
-    return keras.Model([images, t, numbers], network(transformed))
+    return keras.Model([images, t], network(scale_images(transform([images, t]))))
+
+
+def density_layers(network: keras.Model) -> list:
+    """What a density is of: "features", and what the last layer reads, where that is another."""
+    features, read = network.get_layer("features").output, network.layers[-1].input
+    return [features] if read is features else [features, read]
 
 
 def create_responder(
@@ -41,8 +38,8 @@ def create_responder(
 ) -> keras.Model:
     """From b images to log y(T_i(x)), (b, m, k), for m transformations i by number; None: all.
 
-    Of a network with several heads, y is that named "transformations". features: the d numbers that
-    the heads read are appended, (b, m, k + d).
+    Of a network with several heads, y is that named "transformations". features: the d numbers of
+    `density_layers` are appended, (b, m, k + d).
     """
     b, height, width, _ = batch_shape
     maps = transformations.index_maps(height, width)
@@ -50,14 +47,15 @@ def create_responder(
     images = keras.Input(batch_shape=batch_shape, dtype=image_dtype)
     moved = scale_images(all_transformed(images, maps))
     if features:
-        network = keras.Model(network.input, [network.output, network.get_layer("features").output])
-        logits, read = network(moved)
+        network = keras.Model(network.input, [network.output, *density_layers(network)])
+        logits, *read = network(moved)
     else:
         logits = network(moved)
     logits = logits["transformations"] if isinstance(logits, dict) else logits
     outputs = ops.log_softmax(logits, axis=-1)
     if features:
-        outputs = ops.concatenate([outputs, ops.cast(read, outputs.dtype)], axis=-1)
+        read = [ops.cast(each, outputs.dtype) for each in read]
+        outputs = ops.concatenate([outputs, *read], axis=-1)
     responder = keras.Model(images, ops.reshape(outputs, (b, len(maps), outputs.shape[-1])))
     responder.compile(jit_compile=use_xla())
     return responder

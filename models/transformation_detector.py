@@ -14,9 +14,9 @@ import keras
 import numpy as np
 
 from models.anomaly_map import anomaly_map
-from models.augmentation import RandomViews, numbers_of_views
+from models.augmentation import random_views
 from models.model_file import check_model_path, read_model, write_model
-from models.responses import create_responder, create_trainer
+from models.responses import create_responder, create_trainer, density_layers
 from models.wide_residual_network import create_wide_residual_network
 from transformations import Rotations, SimpleTransformer, TransformationSet, Transformer
 from utils.backend import backend, keras_defaults
@@ -62,7 +62,7 @@ class TransformationDetector(Detector):
     "adam", or "muon", see `utils.optimizers.Muon`, with learning_rate, "constant" or "one_cycle"
     (linear warm-up from 1/25 of it over the first three tenths, then cosine to 0), or "paced", by a
     callback `models.pace.Pace`. augmentation: "views" shows the network a random view of each image
-    (`models.augmentation`) before it is transformed. hidden_layers, of the head, and weight_decay:
+    (`models.augmentation`), transformed. hidden_layers, of the head, and weight_decay:
     see `create_wide_residual_network`. precision: "float32", "mixed_bfloat16", or "auto", which
     takes bfloat16 where that is faster. The same seed gives the same initial weights and, on any
     backend, the same order of pairs and the same views; None draws one, which settings_ has.
@@ -71,10 +71,10 @@ class TransformationDetector(Detector):
     not the paper's: the Dirichlet score of the rotation alone, from responses summed over flips and
     shifts. Sums of a Dirichlet vector's components are a Dirichlet vector too. Most of the 72
     components are nearly 0, and their logarithms decide the paper's score; of the sums there are
-    four. "density" is that of the features which the head reads, under each transformation
-    (`utils.density`). scored_transformations: those under which an image is scored, "all", or
-    "unflipped", half as many. alpha_images: alpha and density are estimated from a random so many
-    of the training images, None from all of them.
+    four. "density" is that of the features, and of the last hidden layer where there is one, under
+    each transformation (`utils.density`). scored_transformations: those under which an image is
+    scored, "all", or "unflipped", half as many. alpha_images: alpha and density are estimated from
+    a random so many of the training images, None from all of them.
 
     After `fit`, for m scored of k transformations: network_ (images to logits), transformer_,
     scored_indices_ (m,), alpha_ (m, k) float64, rotation_alpha_ (m, rotations), density_,
@@ -136,8 +136,7 @@ class TransformationDetector(Detector):
         self._images_at_once(self.transformer_.n_transforms)  # refuses what memories cannot hold
         self.network_ = self._create_network()
         kind = self.image_shape_, self.image_dtype_
-        views = RandomViews() if settings.augmentation == "views" else None
-        self._trainer_ = create_trainer(self.network_, self.transformer_, *kind, views)
+        self._trainer_ = create_trainer(self.network_, self.transformer_, *kind)
 
         self._rotations_ = np.array([each.k for each in self.transformer_.transformations])
         self._has_rotations_ = len(set(self._rotations_)) > 1
@@ -202,19 +201,21 @@ class TransformationDetector(Detector):
 
     def _train(self, x, checkpoint, callbacks):
         k, settings = self.transformer_.n_transforms, self.settings_
-        numbers = numbers_of_views if settings.augmentation == "views" else None
         steps_per_epoch = math.ceil(len(x) * k / settings.batch_size)
         total_steps = max(1, round(self._epochs(len(x)) * steps_per_epoch))
         self._compile_trainer(total_steps, use_xla())
+
+        def make(epoch):
+            def views(index, images):
+                return random_views(images, np.random.default_rng((settings.seed, epoch, index)))
+
+            augment = {"augment": views} if settings.augmentation == "views" else {}
+            pairs = epoch_pairs(len(x), k, settings.seed, epoch)
+            return pair_batches(x, pairs, k, settings.batch_size, **augment)
+
         fit_steps(
             self._trainer_,
-            lambda epoch: pair_batches(
-                x,
-                epoch_pairs(len(x), k, settings.seed, epoch),
-                k,
-                settings.batch_size,
-                more=numbers and numbers(settings.seed, epoch),
-            ),
+            make,
             steps_per_epoch=steps_per_epoch,
             total_steps=total_steps,
             checkpoint=checkpoint,
@@ -271,7 +272,8 @@ class TransformationDetector(Detector):
         if self._has_rotations_:
             self.rotation_alpha_ = estimate_alpha(*rotation_sums / n)
         if self.settings_.score_name == "density":
-            self.density_ = UnitDensity(np.concatenate(features))
+            widths = [each.shape[-1] for each in density_layers(self.network_)]
+            self.density_ = UnitDensity(np.concatenate(features), widths)
 
     def _split(self, outputs):
         """What the responder gives (n, m, k + d): log y (n, m, k), and features (n, m, d)."""

@@ -12,12 +12,11 @@ import pytest
 from scipy.special import logsumexp
 
 import models.transformation_detector
-from models.augmentation import RandomViews, numbers_of_views
-from models.responses import create_trainer
+from models.augmentation import random_views
 from models.transformation_detector import TransformationDetector
 from tests.conftest import assert_resumed, watched
-from transformations import Rotations, TransformationSet
-from utils.batches import epoch_pairs, pair_batches
+from transformations import TransformationSet
+from utils.batches import epoch_pairs
 from utils.density import UnitDensity
 from utils.detector import to_unit_range
 from utils.dirichlet import estimate_alpha, normality_score, simplified_score
@@ -168,20 +167,28 @@ def test_the_density_score_is_that_of_the_features_that_the_head_reads(density_d
     assert density_detector.anomaly_map(x[:2]).shape == (2, 8, 8)
 
 
-def test_training_transforms_random_views(fours):
-    """Which numbers that the seed, the epoch and the batch give make, others in each."""
-    x, views = fours[:12], RandomViews()
-    pairs = epoch_pairs(12, 4, seed=3, epoch=1)
-    (images, t, numbers), _ = pair_batches(x, pairs, 4, 16, more=numbers_of_views(3, 1))(2)
-    np.testing.assert_array_equal(numbers, numbers_of_views(3, 1)(2, 16))
-    others = [numbers_of_views(*each)(2, 16) for each in ((3, 0), (4, 1))]
-    assert all((each != numbers).any() for each in [*others, numbers_of_views(3, 1)(1, 16)])
-    same = keras.Sequential([keras.Input(x.shape[1:]), keras.layers.Identity()])
-    trainer = create_trainer(same, Rotations(), x.shape[1:], "uint8", views)
-    found = numpy(trainer([images, t, numbers]))
-    seen = numpy(views(to_unit_range(images), numbers))
-    expected = [np.rot90(image, k) for image, k in zip(seen, t, strict=True)]
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+def test_training_transforms_random_views(fours, monkeypatch, small_network):
+    """The seed, the epoch and the batch decide which; without augmentation, the images are fed."""
+    fed = []
+
+    def keep(trainer, batches, **how):
+        fed.append([batches(epoch)(index)[0] for epoch, index in [(0, 0), (0, 1), (1, 0)]])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("models.transformation_detector.fit_steps", keep)
+    for augmentation, seed in [("views", 3), ("views", 3), ("views", 4), ("none", 3)]:
+        settings = SMALL | {"augmentation": augmentation, "seed": seed, "batch_size": 16}
+        with pytest.raises(KeyboardInterrupt):
+            TransformationDetector(**settings, epochs=1).fit(fours)
+    first, again, other, plain = fed
+    for (epoch, index), (images, t), (same, _), (others, _), (originals, _) in zip(
+        [(0, 0), (0, 1), (1, 0)], first, again, other, plain, strict=True
+    ):
+        rng = np.random.default_rng((3, epoch, index))
+        np.testing.assert_array_equal(images, random_views(originals, rng))
+        np.testing.assert_array_equal(images, same)
+        assert images.dtype == originals.dtype and len(t) == 16
+        assert (images != originals).any() and (images != others).any()
 
 
 def test_without_rotations_there_is_no_rotation_score(fours, small_network):

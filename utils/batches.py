@@ -62,20 +62,19 @@ def pair_batches(
     n_transforms: int,
     batch_size: int,
     labels: Callable[[np.ndarray, np.ndarray], np.ndarray | dict] = lambda image, t: t,
-    more: Callable[[int, int], np.ndarray] | None = None,
+    augment: Callable[[int, np.ndarray], np.ndarray] = lambda index, images: images,
 ) -> Callable[[int], tuple]:
     """Batches ([images, t], labels) in the order of `pairs`, by number, the last perhaps smaller.
 
     x: (n, h, w, c) images, of which only a batch is ever copied. pairs: int32 numbers of (image, t)
-    pairs, image * n_transforms + t. labels: from a batch's image numbers and t to its labels. more:
-    from a batch's number and size to an input beside images and t.
+    pairs, image * n_transforms + t. labels: from a batch's image numbers and t to its labels.
+    augment: from a batch's number and its images to those that take their place.
     """
 
     def batch(index):
         part = pairs[index * batch_size : (index + 1) * batch_size]
         image, t = part // n_transforms, part % n_transforms
-        beside = () if more is None else (more(index, len(part)),)
-        return (x[image], t, *beside), labels(image, t)
+        return (augment(index, x[image]), t), labels(image, t)
 
     return batch
 
