@@ -67,7 +67,7 @@ class ADGAN(DeepBaseline):
         adapted.set_weights(generator.get_weights())
         network = Reconstruction(adapted, z, settings)
         # products of matrices, no convolutions: here XLA is three times as fast on a CPU too
-        network.compile(jit_compile=backend() == "tensorflow")
+        network.compile(jit_compile=backend() != "torch")
         return network
 
     def _draw(self, rng, n):

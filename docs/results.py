@@ -4,7 +4,7 @@ python -m docs.results
 
 What stands between `<!-- NAME ARGUMENT ... -->` and `<!-- / -->` in these two files is what the
 function of that name in TEXTS gives. The tables and ROC plots in results/ are made anew too, and
-docs/table1.png and docs/trade_off.png.
+docs/table1.png, docs/trade_off.png and docs/costs.png.
 """
 
 import re
@@ -34,6 +34,7 @@ def main() -> None:
         path.write_text(fill(path.read_text("utf-8")), "utf-8")
     draw_table1(Path("docs/table1.png"))
     draw_trade_off(Path("docs/trade_off.png"))
+    draw_costs(Path("docs/costs.png"))
 
 
 def fill(text: str) -> str:
@@ -180,6 +181,30 @@ def draw_trade_off(path: Path) -> None:
         panel.set_xlabel("transformed images seen in training")
         panel.legend(frameon=False)
     figure.suptitle("--recipe fast; dotted: published, WRN-10-4 and 1,080,000 images")
+    figure.savefig(path, dpi=110)
+
+
+def draw_costs(path: Path) -> None:
+    """Mean AUROC on CIFAR-10 against the arithmetic of training, measured and published."""
+    costs = pd.read_csv("results/costs.csv")
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, cost, published, folder in costs.itertuples(index=False):
+        if isinstance(folder, str):
+            measured = float(over_classes("mean", folder, "cifar10"))
+            axes.plot(cost, measured, "o", color="C0")
+            label, at = f"{name}: {measured:.1f}", measured
+        else:
+            label, at = f"{name}: {published:.1f}", published
+        axes.plot(cost, published, "o", color="0.4", fillstyle="none")
+        right = cost > 30
+        how = {"textcoords": "offset points", "va": "center", "ha": "right" if right else "left"}
+        axes.annotate(label, (cost, at), (-8 if right else 8, 0), fontsize=8, **how)
+    axes.set_xscale("log")
+    axes.set_xlim(0.05, 500)
+    axes.set_xlabel("PFLOP of training, a class")
+    axes.set_ylabel("mean AUROC on CIFAR-10, %")
+    figure.suptitle("Filled: measured here; hollow: published, with arithmetic from its code")
     figure.savefig(path, dpi=110)
 
 
