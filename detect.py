@@ -39,11 +39,10 @@ from models.onnx_export import write_onnx
 from models.pace import Pace
 from models.recipes import RECIPES
 from models.transformation_detector import SCORES, TransformationDetector
-from utils.claims import claim
 from utils.commands import number_above_zero, run_command, seed_number, share, whole_number
 from utils.demo import write_digits
-from utils.files import check_writable
-from utils.folders import LISTED, Folder, listed, read_folder, report_skipped
+from utils.files import check_writable, claim
+from utils.folders import LISTED, Folder, arrivals, listed, read_folder, report_skipped
 from utils.images import MAX_PIXELS, REGIONS, ImageError, is_grey, printable, to_grey
 from utils.metrics import evaluate as evaluate_scores
 from utils.report import MAPPED, write_report
@@ -56,7 +55,6 @@ from utils.verdicts import (
     threshold_statement,
     write_csv,
 )
-from utils.watch import arrivals
 
 SKIP_LARGER = "larger images are skipped, as made to exhaust memory (default: 89 million)"
 

@@ -38,12 +38,11 @@ from scipy.ndimage import gaussian_filter
 from models.transformation_detector import TransformationDetector
 from transformations import SimpleTransformer, TransformationSet, all_transformed
 from utils.backend import backend, input_gradient, keras_defaults
-from utils.claims import claim
 from utils.commands import experiment_parser, run_command, seed_number, whole_number
 from utils.datasets import Dataset, load_dataset
 from utils.detector import to_unit_range
 from utils.device import commit
-from utils.files import replacing
+from utils.files import claim, replacing
 from utils.metrics import auroc
 from utils.tables import markdown, number, with_sem
 

@@ -30,7 +30,6 @@ import pandas as pd
 
 from models.two_headed import RECIPES, Classifier, TwoHeaded
 from utils.backend import backend
-from utils.claims import claim
 from utils.commands import (
     experiment_parser,
     number_above_zero,
@@ -40,7 +39,7 @@ from utils.commands import (
 )
 from utils.datasets import load_dataset, load_test_images, random_part
 from utils.device import PRECISIONS, device_name, made_with, resolve_precision
-from utils.files import replacing
+from utils.files import claim, replacing
 from utils.results import ResultError, check_made_so, files_named, read_details, write_run
 from utils.tables import markdown, number
 

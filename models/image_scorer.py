@@ -13,9 +13,8 @@ from utils.detector import to_unit_range
 from utils.dirichlet import rotation_responses
 from utils.files import replacing
 from utils.folders import Folder, read_folder
-from utils.heat import overlaid
 from utils.images import FULL_WHITE, MAX_PIXELS, REGIONS, boxes, printable, read_image, to_grey
-from utils.report import Report
+from utils.report import Report, overlaid
 from utils.threshold import anomaly_scores, false_alarm_interval
 from utils.verdicts import records, threshold_statement, verdicts
 

@@ -7,8 +7,8 @@ from scipy.special import log_softmax, logsumexp
 from models.anomaly_map import _places, anomaly_map
 from models.transformation_detector import TransformationDetector
 from transformations import TransformationSet
-from utils.heat import RED, heat, overlaid
 from utils.images import boxes
+from utils.report import RED, heat, overlaid
 
 
 @pytest.fixture(scope="module")

@@ -18,9 +18,8 @@ from sklearn.metrics import roc_auc_score
 import detect
 from models.transformation_detector import TransformationDetector
 from utils import startup
-from utils.folders import read_folder
+from utils.folders import arrivals, read_folder
 from utils.images import ImageError, read_image, read_squares, to_grey
-from utils.watch import arrivals
 
 ROOT = Path(__file__).resolve().parents[1]
 HOSTILE = "=cmd|' \u202e\x1b[31m\n<b>.png"

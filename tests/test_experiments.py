@@ -246,7 +246,7 @@ def test_a_full_disk_ends_the_sweep(tmp_path, capsys, monkeypatch, brightness):
 def test_a_run_that_another_command_makes_is_left_to_it(tmp_path, capsys, brightness):
     path = tmp_path / "digits" / "digits_brightness_1_0.npz"
     code = (
-        f"from utils.claims import claim\nwith claim({str(path)!r}): print(1, flush=True); input()"
+        f"from utils.files import claim\nwith claim({str(path)!r}): print(1, flush=True); input()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code, str(path)],

@@ -2,8 +2,8 @@ import os
 
 import pytest
 
+from utils.folders import arrivals
 from utils.images import ImageError
-from utils.watch import arrivals
 
 
 class Stop(Exception):

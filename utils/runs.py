@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 import keras
 
 from utils.backend import backend
-from utils.claims import ClaimedError, claim
 from utils.datasets import LAYOUTS, TABLE_1, load_dataset, random_part
 from utils.detector import Detector
 from utils.device import made_with, peak_memory, reset_peak_memory, resolve_precision
 from utils.estimate import TimeEstimate
+from utils.files import ClaimedError, claim
 from utils.results import Run, check_made_so, read_details, write_run
 
 OVERRIDES = ("epochs", "batch_size", "precision")
