@@ -34,7 +34,7 @@ from pathlib import Path
 
 import numpy as np
 
-from models.image_scorer import DEFAULT_RATE, ImageScorer, told_apart
+from models.image_scorer import ImageScorer, text_histogram, told_apart
 from models.onnx_export import write_onnx
 from models.pace import Pace
 from models.recipes import RECIPES
@@ -46,15 +46,7 @@ from utils.folders import LISTED, Folder, arrivals, listed, read_folder, report_
 from utils.images import MAX_PIXELS, REGIONS, ImageError, is_grey, printable, to_grey
 from utils.metrics import evaluate as evaluate_scores
 from utils.report import MAPPED, write_report
-from utils.threshold import anomaly_scores, min_held_out
-from utils.verdicts import (
-    as_text,
-    records,
-    share_interval,
-    text_histogram,
-    threshold_statement,
-    write_csv,
-)
+from utils.threshold import anomaly_scores, min_held_out, share_interval, threshold_statement
 
 SKIP_LARGER = "larger images are skipped, as made to exhaust memory (default: 89 million)"
 
@@ -200,10 +192,9 @@ def score(options: argparse.Namespace) -> int:
     sources = listed(options.files) if options.files else options.images
     folder = scorer.read(sources, strict=not options.files)
     scored = scorer.score(folder)
-    table = scored.table
     if options.output:
-        write_csv(options.output, table)
-    n, flagged = len(table), table["is_anomaly"].sum()
+        scored.write_csv(options.output)
+    n, flagged = len(scored.table), scored.table["is_anomaly"].sum()
     maps = {}
     if options.maps or (options.report and scorer.has_maps):
         maps = scored.maps(max(MAPPED, flagged if options.maps else 0))
@@ -213,7 +204,7 @@ def score(options: argparse.Namespace) -> int:
         write_report(options.report, scored.report(maps))
     lines = [
         *folder.remarks,
-        f"\nthe most anomalous:\n{as_text(table[:LISTED])}\n",
+        f"\nthe most anomalous:\n{scored.as_text(LISTED)}\n",
         f"{flagged} of {n} images are flagged; {scorer.expected * n:.1f} would be, were all normal",
         scorer.statement(),
     ]
@@ -229,7 +220,7 @@ def watch(folder: Path, scorer: ImageScorer) -> int:
     scorer.verbose = scorer.detector.verbose = 0
     for path in arrivals(folder):
         try:
-            (row,) = records(scorer.score(scorer.read([path], strict=False)).table)
+            (row,) = scorer.score(scorer.read([path], strict=False)).values()["images"]
         except ImageError as error:
             row = {"path": os.fspath(path), "error": str(error)}
         print(json.dumps(row), flush=True)
@@ -246,18 +237,18 @@ def evaluate(options: argparse.Namespace) -> int:
     """
     scorer = load(options)
     folders = [scorer.read(sources) for sources in (options.normal, options.anomalous)]
-    parts = [scorer.score(folder).scores for folder in folders]
-    normal = np.repeat([True, False], [len(part) for part in parts])
-    metrics = evaluate_scores(normal, np.concatenate(parts))
+    tables = [scorer.score(folder).table for folder in folders]
+    sizes = [*map(len, tables)]
+    scores = np.concatenate([table["score"] for table in tables])
+    metrics = evaluate_scores(np.repeat([True, False], sizes), scores)
     remarks = [remark for folder in folders for remark in folder.remarks]
-    lines = [*remarks, f"\n{len(parts[0])} normal images, {len(parts[1])} anomalies"]
-    values = {"normal": len(parts[0]), "anomalous": len(parts[1]), "remarks": remarks}
+    lines = [*remarks, f"\n{sizes[0]} normal images, {sizes[1]} anomalies"]
+    values = dict(zip(("normal", "anomalous"), sizes, strict=True)) | {"remarks": remarks}
     for name, label in METRICS.items():
         values[name] = metrics[name]
         lines.append(f"{label:27} {100 * metrics[name]:6.2f} %")
-    for label, part in zip(("normal images", "anomalies"), parts, strict=True):
-        flagged = int((part < scorer.detector.offset_).sum())
-        percent, low, high = share_interval(flagged, len(part))
+    for label, table in zip(("normal images", "anomalies"), tables, strict=True):
+        percent, low, high = share_interval(int(table["is_anomaly"].sum()), len(table))
         values[f"{label} flagged"] = {"percent": percent, "interval": [low, high]}
         interval = f"(95 % interval: {low:.1f} to {high:.1f} %)"
         lines.append(f"{f'{label} flagged':27} {percent:6.2f} %  {interval}")
@@ -304,12 +295,8 @@ def export(options: argparse.Namespace) -> int:
 
 def load(options: argparse.Namespace) -> ImageScorer:
     """The model of a command."""
-    return ImageScorer(
-        options.model,
-        false_alarm_rate=options.false_alarm_rate,
-        max_pixels=options.max_pixels,
-        verbose=int(not options.quiet),
-    )
+    how = options.false_alarm_rate, options.max_pixels, int(not options.quiet)
+    return ImageScorer(options.model, *how)
 
 
 def answer(options: argparse.Namespace, lines: list[str], values: dict | None = None) -> None:
@@ -356,7 +343,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     held_out = "the share that is not trained on and chooses the threshold (default: 0.2)"
     add("--held-out", type=share, default=0.2, metavar="SHARE", help=held_out)
     add("--seed", type=seed_number, default=0, help="default: 0")
-    add_common(add, DEFAULT_RATE)
+    add_common(add, 0.05)
 
     add = command(score, "score images and flag the anomalies")
     add("images", nargs="*", type=Path, metavar="IMAGES", help="files or folders")

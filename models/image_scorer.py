@@ -1,5 +1,6 @@
 """A saved detector that scores image files, read as those were that it was trained on."""
 
+import csv
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +14,17 @@ from utils.detector import to_unit_range
 from utils.dirichlet import rotation_responses
 from utils.files import replacing
 from utils.folders import Folder, read_folder
-from utils.images import FULL_WHITE, MAX_PIXELS, REGIONS, boxes, printable, read_image, to_grey
+from utils.images import (
+    FULL_WHITE,
+    REGIONS,
+    boxes,
+    printable,
+    read_image,
+    spreadsheet_safe,
+    to_grey,
+)
 from utils.report import Report, overlaid
-from utils.threshold import anomaly_scores, false_alarm_interval
-from utils.verdicts import records, threshold_statement, verdicts
-
-DEFAULT_RATE = 0.05
+from utils.threshold import anomaly_scores, false_alarm_interval, p_values, threshold_statement
 
 
 class ImageScorer:
@@ -28,14 +34,7 @@ class ImageScorer:
     cannot score files of images or has no threshold, and what `TransformationDetector.load` raises.
     """
 
-    def __init__(
-        self,
-        path: str | os.PathLike,
-        *,
-        false_alarm_rate: float | None = None,
-        max_pixels: int = MAX_PIXELS,
-        verbose: int = 1,
-    ):
+    def __init__(self, path: Path, false_alarm_rate: float | None, max_pixels: int, verbose: int):
         self.path = path
         self.detector = detector = TransformationDetector.load(path)
         detector.verbose = self.verbose = verbose
@@ -52,7 +51,7 @@ class ImageScorer:
         if region not in REGIONS:
             raise ValueError(f"{printable(path)} says that the region is {region!r}")
         self.how = {"white": white, "region": region, "max_pixels": max_pixels}
-        rate = false_alarm_rate or getattr(detector, "false_alarm_rate_", DEFAULT_RATE)
+        rate = false_alarm_rate or getattr(detector, "false_alarm_rate_", 0.05)
         self.n_held_out = len(detector.set_false_alarm_rate(rate).calibration_scores_)
         self.expected = false_alarm_interval(self.n_held_out, rate)[0]  # the share flagged
         self.has_maps = "mean_image" in detector.details_  # not in models of older versions
@@ -72,8 +71,9 @@ class ImageScorer:
         scores = self.detector.score_samples(self.prepare(folder.images))
         shown = folder.lowest(scores)
         held_out, threshold = self.detector.calibration_scores_, self.detector.offset_
-        table = verdicts(folder.paths, scores[shown], held_out, threshold)
-        return Scored(self, folder, scores[shown], shown, table)
+        return Scored(
+            self, folder, shown, verdicts(folder.paths, scores[shown], held_out, threshold)
+        )
 
     def statement(self) -> str:
         """Which images are flagged, and how sure that is."""
@@ -84,13 +84,11 @@ class ImageScorer:
 class Scored:
     """A folder's n images as an `ImageScorer` sees them.
 
-    scores: (n,). shown: (n,) the number of the square that each is scored and shown by. table: see
-    `utils.verdicts.verdicts`.
+    shown: (n,) the number of the square that each is scored and shown by. table: see `verdicts`.
     """
 
     scorer: ImageScorer
     folder: Folder
-    scores: np.ndarray
     shown: np.ndarray
     table: pd.DataFrame
 
@@ -99,13 +97,28 @@ class Scored:
         detector = self.scorer.detector
         skipped = [{"path": os.fspath(p), "reason": reason} for p, reason in self.folder.skipped]
         return {
-            "images": records(self.table),
+            "images": self.table.assign(path=self.table["path"].map(os.fspath)).to_dict("records"),
             "skipped": skipped,
             "remarks": self.folder.remarks,
             "false_alarm_rate": detector.false_alarm_rate_,
             "held_out": self.scorer.n_held_out,
             "threshold": detector.offset_,
         }
+
+    def write_csv(self, path: str | os.PathLike) -> None:
+        """Write the table, its paths safe to open in a spreadsheet."""
+        table = self.table.assign(path=self.table["path"].map(spreadsheet_safe))
+        with replacing(path) as partial:
+            table.to_csv(partial, index=False, quoting=csv.QUOTE_NONNUMERIC, encoding="utf-8")
+
+    def as_text(self, n: int) -> str:
+        """The n most anomalous for people, with the path at the end of its line."""
+        lines = [f"{'p-value':>9} {'anomaly score':>14}  {'':8} {'raw score':>12}"]
+        for row in self.table[:n].itertuples():
+            mark = "anomaly" if row.is_anomaly else "normal"
+            numbers = f"{row.p_value:9.4f} {row.anomaly_score:14.2f}  {mark:8} {row.score:12.6g}"
+            lines.append(f"{numbers}  {printable(row.path)}")
+        return "\n".join(lines)
 
     def maps(self, n: int) -> dict[int, np.ndarray]:
         """The anomaly maps (side, side) of the n most anomalous images, by their number."""
@@ -152,6 +165,25 @@ class Scored:
         )
 
 
+def verdicts(
+    paths: Sequence[Path], scores: np.ndarray, held_out: np.ndarray, threshold: float
+) -> pd.DataFrame:
+    """A row an image, the most anomalous first; its index is the image's number in `paths`.
+
+    Columns: path, p_value, anomaly_score (see `utils.threshold`), is_anomaly, score.
+    """
+    table = pd.DataFrame(
+        {
+            "path": pd.Series(list(paths), dtype=object),
+            "p_value": p_values(held_out, scores),
+            "anomaly_score": anomaly_scores(held_out, scores),
+            "is_anomaly": scores < threshold,
+            "score": scores,
+        }
+    )
+    return table.sort_values("score", kind="stable")
+
+
 def told_apart(detector: TransformationDetector, x: np.ndarray) -> tuple[float, float]:
     """How often the rotation of images x is recognised, and how often by chance."""
     turns = [each.k for each in detector.transformer_.transformations]
@@ -159,6 +191,17 @@ def told_apart(detector: TransformationDetector, x: np.ndarray) -> tuple[float, 
     parts = (log_p for _, log_p in detector.log_responses(x))
     found = np.concatenate([rotation_responses(each, turns).argmax(-1) for each in parts])
     return float((found == turns[detector.scored_indices_]).mean()), 1 / len(kinds)
+
+
+def text_histogram(values: np.ndarray, columns: int = 40) -> str:
+    """Anomaly scores (n,) as a histogram of lines, a bar a standard deviation."""
+    edges = np.arange(-1, 6)
+    counts = np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(edges) + 1)
+    labels = [f"under {edges[0]}", *(f"{a} to {a + 1}" for a in edges[:-1]), f"{edges[-1]} or more"]
+    return "\n".join(
+        f"{label:>11} {count:6} {'#' * round(columns * count / counts.max())}"
+        for label, count in zip(labels, counts, strict=True)
+    )
 
 
 def describe(detector: TransformationDetector, path: str | os.PathLike) -> dict[str, str]:

@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 from scipy.stats import norm
 
+from models.image_scorer import verdicts
 from transformations import SimpleTransformer, Transformer
 from utils.images import read_image
 from utils.report import THUMBNAIL, Report, histogram, mistakes, response_grid, write_report
 from utils.threshold import anomaly_scores
-from utils.verdicts import verdicts
 
 HOSTILE = "\"'><script>alert(1)<img src=x onerror=alert(1)>\n\u202e&amp; $folder \x1b[31m"
 

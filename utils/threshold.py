@@ -11,7 +11,7 @@ which is at most the rate that was asked for.
 import math
 
 import numpy as np
-from scipy.stats import beta, median_abs_deviation
+from scipy.stats import beta, binomtest, median_abs_deviation
 
 
 def choose_threshold(scores: np.ndarray, false_alarm_rate: float) -> float:
@@ -37,6 +37,25 @@ def false_alarm_interval(
     tail = (1 - confidence) / 2
     low, high = beta.ppf([tail, 1 - tail], rank, n + 1 - rank)
     return rank / (n + 1), float(low), float(high)
+
+
+def threshold_statement(n: int, false_alarm_rate: float) -> str:
+    """Which images are flagged, and how far the rate of normal ones among them is known.
+
+    n: how many held-out images chose the threshold.
+    """
+    expected, low, high = (100 * each for each in false_alarm_interval(n, false_alarm_rate))
+    return (
+        f"Flagged where the p-value is at most {false_alarm_rate:g}: {expected:.1f} % of normal "
+        f"images are expected to be (95 % interval: {low:.1f} to {high:.1f} %, by {n} held-out "
+        "images)"
+    )
+
+
+def share_interval(count: int, n: int) -> tuple[float, float, float]:
+    """count of n in percent, with the Clopper-Pearson 95 % confidence interval."""
+    low, high = binomtest(count, n).proportion_ci(0.95, "exact")
+    return 100 * count / n, 100 * float(low), 100 * float(high)
 
 
 def p_values(held_out: np.ndarray, scores: np.ndarray) -> np.ndarray:
