@@ -70,10 +70,8 @@ class ImageScorer:
         """The images of a folder with their scores, each the lowest of its squares'."""
         scores = self.detector.score_samples(self.prepare(folder.images))
         shown = folder.lowest(scores)
-        held_out, threshold = self.detector.calibration_scores_, self.detector.offset_
-        return Scored(
-            self, folder, shown, verdicts(folder.paths, scores[shown], held_out, threshold)
-        )
+        how = self.detector.calibration_scores_, self.detector.offset_
+        return Scored(self, folder, shown, verdicts(folder.paths, scores[shown], *how))
 
     def statement(self) -> str:
         """Which images are flagged, and how sure that is."""

@@ -53,7 +53,7 @@ TEMPLATES.filters["printable"] = printable
 class Report:
     """What a report shows of n images.
 
-    table: of `models.image_scorer.verdicts`, n rows. images: (n, side, side, 3) bytes, as the network
+    table: `models.image_scorer.verdicts`, n rows. images: (n, side, side, 3) bytes, as the network
     saw them. skipped: (path, reason). held_out: anomaly scores of the images that chose the
     threshold, which is an anomaly score too. read: from a path and a side to the image, as
     `utils.images.read_image` with enlarge False, whose errors it raises.
