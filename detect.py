@@ -48,8 +48,6 @@ from utils.metrics import evaluate as evaluate_scores
 from utils.report import MAPPED, write_report
 from utils.threshold import anomaly_scores, min_held_out, share_interval, threshold_statement
 
-SKIP_LARGER = "larger images are skipped, as made to exhaust memory (default: 89 million)"
-
 METRICS = {
     "auroc": "AUROC",
     "aupr_normal": "AUPR, normal is positive",
@@ -322,7 +320,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
     def add_common(add, rate):
         add("--quiet", action="store_true", help="no progress bars")
-        add("--max-pixels", type=whole_number, default=MAX_PIXELS, metavar="N", help=SKIP_LARGER)
+        text = "larger images are skipped, as made to exhaust memory (default: 89 million)"
+        add("--max-pixels", type=whole_number, default=MAX_PIXELS, metavar="N", help=text)
         text = "default: 0.05" if rate else "another one than fit was given"
         add("--false-alarm-rate", type=share, default=rate, metavar="RATE", help=text)
 

@@ -63,11 +63,7 @@ def write_model(path: Path, detector) -> None:
 
 
 def read_model(path: Path, create, precision: str | None = None):
-    """The detector in a file, made by `create`, the class, on settings.
-
-    precision: None keeps the one that the detector was trained with. Raises ValueError where the
-    file is not a saved detector, OSError where it cannot be read.
-    """
+    """`TransformationDetector.load`; create: the class."""
     with open(path, "rb") as file:
         try:
             with zipfile.ZipFile(file) as archive:

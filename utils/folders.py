@@ -1,6 +1,7 @@
 """Folders and lists of images, of any format, size and colour, as arrays of small square ones."""
 
 import os
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -169,23 +170,20 @@ def _walk(folder, found, skipped, seen):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             pending += [parent / name for name in folders if (parent / name).is_symlink()]
             for path in (parent / name for name in sorted(files) if not name.startswith(".")):
-                if os.path.isfile(path):
+                try:
+                    mode = os.stat(path).st_mode
+                except OSError as error:
+                    unreadable(error)
+                    continue
+                if stat.S_ISREG(mode):
                     found.append(path)
                 else:
-                    skipped.append((path, _why_no_file(path)))
+                    skipped.append((path, "neither a file nor a folder"))
 
 
 def _identity(folder):
     status = os.stat(folder)
     return status.st_dev, status.st_ino
-
-
-def _why_no_file(path):
-    try:
-        os.stat(path)
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
-    return "neither a file nor a folder"
 
 
 def arrivals(

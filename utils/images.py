@@ -149,9 +149,7 @@ def is_grey(images: np.ndarray) -> bool:
 
 def to_grey(images: np.ndarray) -> np.ndarray:
     """Images (n, h, w, 3) as (n, h, w, 1) bytes of ITU-R 601 luma; grey keeps its values."""
-    weights = np.array([19595, 38470, 7471], np.uint32)  # of 65536, as Pillow's convert("L")
-    grey = [(image @ weights + 0x8000) >> 16 for image in images]
-    return np.stack(grey).astype(np.uint8)[..., None]
+    return np.stack([np.asarray(Image.fromarray(each).convert("L")) for each in images])[..., None]
 
 
 def printable(path: str | os.PathLike) -> str:

@@ -193,29 +193,25 @@ def mistakes(
 
 
 def response_grid(
-    transformations: Sequence[tuple[bool, int, int, int]], responses: np.ndarray, cell: int = 14
+    transformations: Sequence[tuple[bool, int, int, int]], responses: np.ndarray
 ) -> str:
     """An SVG with a cell a transformation, dark where the network did not recognise it.
 
     Rows are flips and rotations, columns are shifts. responses: (k, k), as for `mistakes`.
     """
     rows, columns = _axes(transformations)
-    names = [_name(each) for each in transformations]
-    places = [
-        (columns.index((tx, ty)), rows.index((flip, k))) for flip, tx, ty, k in transformations
-    ]
-    taken_for, recognised = responses.argmax(-1), responses.diagonal()
     cells = [
         {
-            "place": places[i],
-            "name": names[i],
-            "right": recognised[i],
-            "colour": _colour(recognised[i]),
+            "place": (columns.index((tx, ty)), rows.index((flip, k))),
+            "name": _name((flip, tx, ty, k)),
+            "right": own[i],
+            "colour": _colour(own[i]),
+            "other": "" if own.argmax() == i else _name(transformations[own.argmax()]),
+            "belief": own.max(),
         }
-        | ({} if j == i else {"other": names[j], "belief": responses[i, j]})
-        for i, j in enumerate(taken_for)
+        for i, ((flip, tx, ty, k), own) in enumerate(zip(transformations, responses, strict=True))
     ]
-    return _part("grid", cells=cells, width=len(columns), height=len(rows), cell=cell)
+    return _part("grid", cells=cells, width=len(columns), height=len(rows))
 
 
 def _part(name, **values):
