@@ -23,7 +23,6 @@ METHODS = {
         recipes=RECIPES,
         hours=14.0,
         large=4.0,
-        tells_work=True,
         renamed=RENAMED,
     ),
     "raw_ocsvm": Method(RawOCSVM, runs=1, hindsight=True, hours=0.2),

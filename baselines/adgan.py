@@ -33,8 +33,7 @@ class ADGAN(DeepBaseline):
     weights_learning_rate; every image and z starts from the trained weights. The steps on the
     weights are in training mode, with the statistics of one generated image (`Reconstruction`). The
     score is minus the mean over the z of the mean squared error that is left. All images have the
-    same first z, so that the score of an image depends on nothing else. max_test: experiments score
-    a random so many of the test images.
+    same first z, so that the score of an image depends on nothing else.
 
     pairs_at_once pairs of image and z are adapted at once, or one image's where it has more.
     """

@@ -133,7 +133,7 @@ def multiply_adds(name: str, model: keras.Model) -> float:
     does the penalty of ADGAN, whose critic also sees real and generated images, at three each.
     """
     if name == "adgan":
-        critic, generator = (forward([trainer.network]) for trainer in model.trainers)
+        critic, generator = (forward([network]) for network in model.networks)
         steps = model.critic_steps
         return (steps * (12 * critic + generator) + 3 * generator + 2 * critic) / steps
     return (6 if name == "dsebm" else 3) * forward([model])

@@ -75,7 +75,9 @@ def read_model(path: Path, create, precision: str | None = None):
 
 
 def _from_archive(archive, path, create, precision):
-    _check_archive(archive, path.stat().st_size)
+    size, unpacked = path.stat().st_size, sum(each.file_size for each in archive.infolist())
+    if unpacked > size:  # which `save` never writes
+        raise ValueError(f"its {size} bytes would unpack to {unpacked}")
     saved = json.loads(archive.read("detector.json"))
     if saved["format"] not in (2, FORMAT):
         raise ValueError(f"format {saved['format']} where this version reads 2 and {FORMAT}")
@@ -110,13 +112,6 @@ def _from_archive(archive, path, create, precision):
         detector.calibration_scores_ = np.sort(_finite(saved["calibration_scores"]).ravel())
         detector.set_false_alarm_rate(saved["false_alarm_rate"])
     return detector
-
-
-def _check_archive(archive, size):
-    """Refuses an archive that unpacks to more than the file's own size, which `save` never does."""
-    unpacked = sum(member.file_size for member in archive.infolist())
-    if unpacked > size:
-        raise ValueError(f"its {size} bytes would unpack to {unpacked}")
 
 
 def _check_size(detector, stored_bytes):

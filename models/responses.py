@@ -45,17 +45,13 @@ def create_responder(
     maps = transformations.index_maps(height, width)
     maps = maps if indices is None else maps[indices]
     images = keras.Input(batch_shape=batch_shape, dtype=image_dtype)
-    moved = scale_images(all_transformed(images, maps))
-    if features:
-        network = keras.Model(network.input, [network.output, *density_layers(network)])
-        logits, *read = network(moved)
-    else:
-        logits = network(moved)
+    logits = network.output
     logits = logits["transformations"] if isinstance(logits, dict) else logits
-    outputs = ops.log_softmax(logits, axis=-1)
+    parts = [ops.log_softmax(logits, axis=-1)]
     if features:
-        read = [ops.cast(each, outputs.dtype) for each in read]
-        outputs = ops.concatenate([outputs, *read], axis=-1)
+        parts += [ops.cast(each, "float32") for each in density_layers(network)]
+    model = keras.Model(network.input, ops.concatenate(parts, axis=-1))
+    outputs = model(scale_images(all_transformed(images, maps)))
     responder = keras.Model(images, ops.reshape(outputs, (b, len(maps), outputs.shape[-1])))
     responder.compile(jit_compile=use_xla())
     return responder

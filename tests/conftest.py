@@ -95,9 +95,7 @@ def watched(step, checkpoint=None):
         def keep(self):
             if int(self.model.optimizer.iterations) != step:
                 return False
-            trainers = getattr(self.model, "trainers", [self.model])
-            variables = [*self.model.variables]
-            variables += [each for trainer in trainers for each in trainer.optimizer.variables]
+            variables = [*self.model.variables, *self.model.optimizer.variables]
             self.state = [keras.ops.convert_to_numpy(each).copy() for each in variables]
             return True
 
