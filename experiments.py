@@ -77,13 +77,12 @@ def make_runs(datasets: list[str], options: argparse.Namespace) -> list[Outcome]
     todo = sorted((task for task in tasks if not task.is_done()), key=lambda task: task.hours)
     done = len(tasks) - len(todo)
     print(f"{', '.join(datasets)}: {len(tasks)} runs, {done} of them done already")
-    failed, time_left = [], TimeLeft([task.hours for task in todo])
-    for position, (task, outcome) in enumerate(outcomes(todo, options), start=1):
+    ended, time_left = [], TimeLeft([task.hours for task in todo])
+    for task, outcome in outcomes(todo, options):
+        ended.append(outcome)
         left = time_left.after(task.hours, outcome.made)
-        print(f"[{position}/{len(todo)}] {outcome.text}{left}", flush=True)
-        if outcome.failed:
-            failed.append(outcome)
-    return failed
+        print(f"[{len(ended)}/{len(todo)}] {outcome.text}{left}", flush=True)
+    return [outcome for outcome in ended if outcome.failed]
 
 
 def outcomes(todo: list[Task], options: argparse.Namespace) -> Iterator[tuple[Task, Outcome]]:

@@ -29,7 +29,6 @@ import numpy as np
 import pandas as pd
 
 from models.two_headed import RECIPES, Classifier, TwoHeaded
-from utils.backend import backend
 from utils.commands import (
     experiment_parser,
     number_above_zero,
@@ -38,7 +37,7 @@ from utils.commands import (
     whole_number,
 )
 from utils.datasets import load_dataset, load_test_images, random_part
-from utils.device import PRECISIONS, device_name, made_with, resolve_precision
+from utils.device import PRECISIONS, made_with, resolve_precision
 from utils.files import claim, replacing
 from utils.results import ResultError, check_made_so, files_named, read_details, write_run
 from utils.tables import markdown, number
@@ -65,14 +64,11 @@ def command(options: argparse.Namespace) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Train both networks, score the test sets, and write a file for each --out without one."""
-    folder = options.results_dir / "multiclass"
-    print(f"results go to {folder}/")
-    how = options.recipe | {"precision": options.precision, "verbose": options.verbose}
+    print(f"results go to {options.results_dir / 'multiclass'}/")
     odin = {"temperature": options.temperature, "perturbation": options.perturbation}
-    detectors = {
-        "two_headed": TwoHeaded(**how, **odin, seed=options.seed),
-        "one_headed": Classifier(**how, **odin, seed=options.seed),
-    }
+    how = options.recipe | odin | {"seed": options.seed, "precision": options.precision}
+    how |= {"verbose": options.verbose}
+    detectors = {"two_headed": TwoHeaded(**how), "one_headed": Classifier(**how)}
     detectors["one_headed"].check_settings()
     details = made_with() | {
         "recipe": recipe_name(options),
@@ -94,9 +90,9 @@ def run(options: argparse.Namespace) -> None:
     x_train, y_train = data.x_train[: options.limit_train], data.y_train[: options.limit_train]
     scores, seconds = {}, details["seconds"]
     for name, detector in detectors.items():
-        path = folder / f"{name}_{wrn(options)}.checkpoint.keras"
-        device = f"Keras on {backend()}, {device_name()}, {details['precision']}"
-        print(f"\n{name}, {device}", flush=True)
+        path = path_of(name, options, ".checkpoint.keras")
+        made = ", ".join(details[key] for key in ("backend", "device", "precision"))
+        print(f"\n{name}, Keras on {made}", flush=True)
         with claim(path):
             detector.fit(x_train, y_train, checkpoint=path)
         details["accuracy"][name] = detector.accuracy(sets["in"], y_in)
@@ -107,26 +103,22 @@ def run(options: argparse.Namespace) -> None:
     for out in todo:
         chosen = np.isin(belongs, ["in", out])
         write_run(
-            result_path(out, options),
+            path_of(out, options),
             belongs[chosen] == "in",
             {name: values[chosen] for name, values in scores.items()},
             details | {"out": out, "n_out": len(sets[out])},
         )
-        print(f"wrote {result_path(out, options)}", flush=True)
+        print(f"wrote {path_of(out, options)}", flush=True)
 
 
 # ---------------------------------------------------------------------------------------- results
 
 
-def wrn(options: argparse.Namespace) -> str:
-    """`wrn_<depth>_<widen factor>_<seed>`, which names files."""
+def path_of(name: str, options: argparse.Namespace, suffix: str = ".npz") -> Path:
+    """`<results-dir>/multiclass/<name>_wrn_<depth>_<widen factor>_<seed><suffix>`."""
     network = Classifier(**options.recipe)
-    return f"wrn_{network.depth}_{network.widen_factor}_{options.seed}"
-
-
-def result_path(out: str, options: argparse.Namespace) -> Path:
-    """`<results-dir>/multiclass/<out>_wrn_<depth>_<widen factor>_<seed>.npz`."""
-    return options.results_dir / "multiclass" / f"{out}_{wrn(options)}.npz"
+    wrn = f"wrn_{network.depth}_{network.widen_factor}_{options.seed}"
+    return options.results_dir / "multiclass" / f"{name}_{wrn}{suffix}"
 
 
 def recipe_name(options: argparse.Namespace) -> str:
@@ -146,7 +138,7 @@ def recipe_name(options: argparse.Namespace) -> str:
 
 def is_done(out: str, options: argparse.Namespace, details: dict) -> bool:
     """Whether the result's file exists; ResultError where another recipe made it."""
-    path = result_path(out, options)
+    path = path_of(out, options)
     if not path.exists():
         return False
     wanted = {name: details[name] for name in ("recipe", "backend", "precision", "settings")}
