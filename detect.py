@@ -5,10 +5,7 @@ From a folder of good images to a list and a picture of the odd ones:
     python detect.py fit GOOD_IMAGES/ --output model.keras
     python detect.py score IMAGES/ --model model.keras --output scores.csv --report report.html
     python detect.py evaluate --normal GOOD/ --anomalous ODD/ --model model.keras
-
-and all of it in three minutes, on images that need no download:
-
-    python detect.py demo NEW_FOLDER
+    python detect.py demo NEW_FOLDER    all of it in three minutes, on images that need no download
 
 `fit` needs normal images only, a few hundred at least: a network learns to tell how each of them
 was flipped, shifted and turned. On an image unlike them it makes mistakes, and `score` turns these
@@ -40,7 +37,7 @@ from models.pace import Pace
 from models.recipes import RECIPES
 from models.transformation_detector import SCORES, TransformationDetector
 from utils.commands import number_above_zero, run_command, seed_number, share, whole_number
-from utils.demo import write_digits
+from utils.datasets import write_digits
 from utils.files import check_writable, claim
 from utils.folders import LISTED, Folder, arrivals, listed, read_folder, report_skipped
 from utils.images import MAX_PIXELS, REGIONS, ImageError, is_grey, printable, to_grey
@@ -76,8 +73,6 @@ def fit(options: argparse.Namespace) -> int:
 
     --region says what is used of images that are no squares: the square at the centre, the whole
     image squeezed to a square, or tiles: overlapping squares, of which the most anomalous counts.
-
-    python detect.py fit photos/good --output model.keras
     """
     check_writable(options.output, ".keras")
     min_held_out(options.false_alarm_rate)
@@ -169,8 +164,6 @@ def score(options: argparse.Namespace) -> int:
     HTML file that shows the images and what the network confused; it needs no network to open.
 
     --watch prints a line of JSON for each image in a folder as it arrives, until stopped.
-
-    python detect.py score photo.png photos/new --model model.keras --report report.html
     """
     given = [options.images or None, options.files, options.watch]
     if sum(each is not None for each in given) != 1:
@@ -230,8 +223,6 @@ def evaluate(options: argparse.Namespace) -> int:
 
     AUROC: the chance that a random normal image scores higher than a random anomaly. AUPR: the
     area under the precision-recall curve. Then, of both kinds, the share flagged.
-
-    python detect.py evaluate --normal photos/good-test --anomalous photos/odd --model model.keras
     """
     scorer = load(options)
     folders = [scorer.read(sources) for sources in (options.normal, options.anomalous)]
@@ -282,8 +273,6 @@ def export(options: argparse.Namespace) -> int:
 
     From images, as uint8 (n, h, w, c) of the model's size, to scores and p-values. It computes in
     float32: where fit took bfloat16, its scores differ a little from those of `score`.
-
-    python detect.py export model.keras --output model.onnx
     """
     check_writable(options.output, ".onnx")
     write_onnx(options.output, TransformationDetector.load(options.model, precision="float32"))

@@ -2,10 +2,7 @@
 
 A new one is a row of LAYOUTS, and its .npz in data/.
 
-    python -m utils.datasets cats_vs_dogs FOLDER [--data-dir data]
-
-builds cats_vs_dogs.npz from the images of the Asirra data set: a folder of cat.0.jpg ... and
-dog.0.jpg ... files, or one with the sub-folders Cat and Dog of 0.jpg ... files.
+    python -m utils.datasets cats_vs_dogs FOLDER            builds cats_vs_dogs.npz
 """
 
 if __name__ == "__main__":
@@ -22,11 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from utils import cats_vs_dogs
 from utils.files import read_npz, write_npz
 from utils.folders import read_folder
-from utils.images import ImageError
+from utils.images import ImageError, printable
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 IDX_FILES = {
@@ -112,7 +110,7 @@ def load_dataset(name: str, data_dir: str | os.PathLike = "data") -> Dataset:
         raise DatasetError(f"unknown data set {name!r}; known are {', '.join(DATASETS)}")
     layout, npz, folder = LAYOUTS[name], Path(data_dir, f"{name}.npz"), Path(data_dir, name)
     if name == "digits":
-        arrays, source = _digits(), "scikit-learn's digits"
+        arrays, source = _enlarged_digits(), "scikit-learn's digits"
     elif npz.exists():
         arrays, source = _read_npz(npz), npz
     elif layout.padding and any((folder / file).exists() for file in IDX_FILES.values()):
@@ -269,15 +267,37 @@ def _check_images(x, image_shape, name):
 
 
 def _digits():
-    """scikit-learn's 1,797 8x8 digits, doubled to 16x16; every third of a class is for testing."""
+    """scikit-learn's 1,797 digits: bytes (n, 8, 8), and which digit each is."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    x = np.rint(digits.images * (255 / 16)).astype(np.uint8)
+    return np.rint(digits.images * (255 / 16)).astype(np.uint8), digits.target
+
+
+def _enlarged_digits():
+    """They doubled to 16x16; every third of a class is for testing."""
+    x, y = _digits()
     x = np.repeat(np.repeat(x, 2, axis=1), 2, axis=2)[..., None]
-    y = digits.target
     test = np.array([np.sum(y[:i] == label) % 3 == 2 for i, label in enumerate(y)])
     return {"x_train": x[~test], "y_train": y[~test], "x_test": x[test], "y_test": y[test]}
+
+
+def write_digits(folder: Path) -> None:
+    """Write the folders good, normal, odd and mixed of 16x16 PNGs: fours, but for the odd ones.
+
+    mixed has 31 fours and 10 other digits. Raises ValueError where the folder is there already.
+    """
+    if folder.exists():
+        raise ValueError(f"{printable(folder)} is there already; name a new folder")
+    images, y = _digits()
+    fours, others = images[y == 4], np.random.default_rng(0).permutation(images[y != 4])
+    mixed = [*fours[150:], *others[100:110]]
+    parts = {"good": fours[:120], "normal": fours[120:150], "odd": others[:100], "mixed": mixed}
+    for name, part in parts.items():
+        (folder / name).mkdir(parents=True)
+        for i, image in enumerate(part):
+            enlarged = Image.fromarray(image).resize((16, 16), Image.Resampling.BICUBIC)
+            enlarged.save(folder / name / f"{i:03}.png")
 
 
 if __name__ == "__main__":
