@@ -242,22 +242,22 @@ def ascend(
     return cut(images, by=images)
 
 
-def draw_figure(data: Dataset, path: Path, options: argparse.Namespace, n_images: int = 4) -> None:
-    """Figure 1: the first zeros and threes of the test set before and after the ascent."""
+def draw_figure(data: Dataset, path: Path, options: argparse.Namespace) -> None:
+    """Figure 1: the first four zeros and threes of the test set before and after the ascent."""
     from matplotlib.figure import Figure
 
     start = time.perf_counter()
     simple = SimpleTransformer()
     x = data.x_train[data.y_train == 3]
     detector = train(x, simple, epochs=options.figure_epochs, seed=options.figure_seed)
-    figure = Figure(figsize=(5.2, 1.15 * n_images + 0.7), layout="constrained")
+    figure = Figure(figsize=(5.2, 5.3), layout="constrained")
     print(f"\nFigure 1 is {path}")
     parts = zip(figure.subfigures(1, 2), "ab", (0, 3), ("zeros", "threes"), strict=True)
     for part, letter, digit, name in parts:
-        before = data.x_test[data.y_test == digit][:n_images] / np.float32(255)
+        before = data.x_test[data.y_test == digit][:4] / np.float32(255)
         after = ascend(detector.network_, before, simple, sigma=options.sigma)
         part.suptitle(f"({letter}) {name}, before and after")
-        panels = part.subplots(n_images, 2, squeeze=False).T
+        panels = part.subplots(4, 2).T
         means = []
         for column, images in zip(panels, (before, after), strict=True):
             scores = detector.scores(2 * images - 1)["simplified"]

@@ -183,13 +183,13 @@ class Reconstruction(Network):
         return ops.mean(error([value for value, _, _ in weight_states], z), axis=1)
 
 
-def adam_step(t, state: tuple, gradient, learning_rate, beta_1=0.5, beta_2=0.999):
-    """Step t = 0, 1, ... of keras.optimizers.Adam on state: a value and its two moments."""
+def adam_step(t, state: tuple, gradient, learning_rate):
+    """Step t = 0, 1, ... of keras.optimizers.Adam(beta_1=0.5) on a value and its moments."""
     value, m, v = state
     t = ops.cast(t, "float32") + 1
-    m = beta_1 * m + (1 - beta_1) * gradient
-    v = beta_2 * v + (1 - beta_2) * gradient**2
-    rate = learning_rate * ops.sqrt(1 - beta_2**t) / (1 - beta_1**t)
+    m = 0.5 * m + 0.5 * gradient
+    v = 0.999 * v + 0.001 * gradient**2
+    rate = learning_rate * ops.sqrt(1 - 0.999**t) / (1 - 0.5**t)
     return value - rate * m / (ops.sqrt(v) + 1e-7), m, v
 
 

@@ -191,13 +191,13 @@ def told_apart(detector: TransformationDetector, x: np.ndarray) -> tuple[float, 
     return float((found == turns[detector.scored_indices_]).mean()), 1 / len(kinds)
 
 
-def text_histogram(values: np.ndarray, columns: int = 40) -> str:
+def text_histogram(values: np.ndarray) -> str:
     """Anomaly scores (n,) as a histogram of lines, a bar a standard deviation."""
     edges = np.arange(-1, 6)
     counts = np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(edges) + 1)
     labels = [f"under {edges[0]}", *(f"{a} to {a + 1}" for a in edges[:-1]), f"{edges[-1]} or more"]
     return "\n".join(
-        f"{label:>11} {count:6} {'#' * round(columns * count / counts.max())}"
+        f"{label:>11} {count:6} {'#' * round(40 * count / counts.max())}"
         for label, count in zip(labels, counts, strict=True)
     )
 

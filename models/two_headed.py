@@ -39,12 +39,12 @@ RECIPES = {
 optimiser of `models.recipes`' `fast`."""
 
 
-def augmentations(shift: int = 4) -> TransformationSet:
+def augmentations() -> TransformationSet:
     """What a classifier usually sees of an image: flipped or not, shifted by up to 4 pixels.
 
     The publication of the wide residual network trains so (Zagoruyko & Komodakis, 2016).
     """
-    shifts = range(-shift, shift + 1)
+    shifts = range(-4, 5)
     return TransformationSet(list(itertools.product((False, True), shifts, shifts, (0,))))
 
 

@@ -10,13 +10,7 @@ from scipy.special import digamma, logsumexp, polygamma, xlogy
 EULER_GAMMA = -digamma(1.0)
 
 
-def estimate_alpha(
-    mean_p: np.ndarray,
-    mean_log_p: np.ndarray,
-    *,
-    max_iterations: int = 1000,
-    tolerance: float = 1e-9,
-) -> np.ndarray:
+def estimate_alpha(mean_p: np.ndarray, mean_log_p: np.ndarray) -> np.ndarray:
     """The Dirichlet parameters alpha of a sample of probability vectors p.
 
     mean_p, mean_log_p: the sample's mean of p and of log p, (..., k). Leading axes are separate
@@ -24,8 +18,8 @@ def estimate_alpha(
     (..., k).
 
     Minka's fixed point alpha <- psi^-1(psi(sum alpha) + mean log p) from the start of Wicker et al.
-    (2008); each problem stops when its step has a Euclidean norm under tolerance, or after
-    max_iterations. A sample without any spread, whose likelihood grows without bound as alpha does,
+    (2008); each problem stops when its step has a Euclidean norm under 1e-9, or after 1,000
+    iterations. A sample without any spread, whose likelihood grows without bound as alpha does,
     gives large finite values.
 
     Raises ValueError for shapes that differ, for values that are not finite, and for a mean_p that
@@ -46,11 +40,11 @@ def estimate_alpha(
     target = mean_log_p.reshape(-1, k)
     alpha = initial_alpha(mean_p, mean_log_p).reshape(-1, k)
     running = np.arange(len(alpha))
-    for _ in range(max_iterations):
+    for _ in range(1000):
         old = alpha[running]
         new = inverse_digamma(digamma(old.sum(-1, keepdims=True)) + target[running])
         alpha[running] = new
-        running = running[np.linalg.norm(new - old, axis=-1) >= tolerance]
+        running = running[np.linalg.norm(new - old, axis=-1) >= 1e-9]
         if not running.size:
             break
     return alpha.reshape(mean_p.shape)

@@ -186,12 +186,10 @@ def _identity(folder):
     return status.st_dev, status.st_ino
 
 
-def arrivals(
-    folder: Path, seconds: float = 1.0, wait: Callable[[float], None] = time.sleep
-) -> Iterator[Path]:
+def arrivals(folder: Path, wait: Callable[[float], None] = time.sleep) -> Iterator[Path]:
     """Yields the files of a folder as they arrive, those first that are there already; never ends.
 
-    A file is yielded once its size and time of change have stayed for `seconds`, and again after a
+    A file is yielded once its size and time of change have stayed for a second, and again after a
     change. Raises ImageError where it is no folder, also later.
     """
     before, done = {}, {}
@@ -205,7 +203,7 @@ def arrivals(
                 done[path] = state
                 yield path
         before = now
-        wait(seconds)
+        wait(1.0)
 
 
 def _file_state(path):

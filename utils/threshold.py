@@ -25,17 +25,14 @@ def choose_threshold(scores: np.ndarray, false_alarm_rate: float) -> float:
     return float(np.partition(np.asarray(scores, np.float64), rank - 1)[rank - 1])
 
 
-def false_alarm_interval(
-    n: int, false_alarm_rate: float, confidence: float = 0.95
-) -> tuple[float, float, float]:
+def false_alarm_interval(n: int, false_alarm_rate: float) -> tuple[float, float, float]:
     """The rate to expect of the threshold chosen on n scores, and the interval it lies in.
 
-    (j / (n + 1), low, high): the central interval of Beta(j, n + 1 - j) that has probability
-    `confidence`; scores without ties. Raises what `choose_threshold` raises.
+    (j / (n + 1), low, high): the central 95 % interval of Beta(j, n + 1 - j); scores without ties.
+    Raises what `choose_threshold` raises.
     """
     rank = _rank(n, false_alarm_rate)
-    tail = (1 - confidence) / 2
-    low, high = beta.ppf([tail, 1 - tail], rank, n + 1 - rank)
+    low, high = beta.ppf([0.025, 0.975], rank, n + 1 - rank)
     return rank / (n + 1), float(low), float(high)
 
 
