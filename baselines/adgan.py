@@ -51,7 +51,7 @@ class ADGAN(DeepBaseline):
     epochs: float = setting(100, number())
     learning_rate: float = setting(1e-4, number())
 
-    def _train(self, x: np.ndarray, checkpoint: Checkpoint, callbacks: list) -> keras.Model:
+    def _fit(self, x: np.ndarray, checkpoint: Checkpoint, callbacks: list) -> None:
         settings = self.settings_
         shape, latent, seed = x.shape[1:], settings.latent_dim, settings.seed
         critic = convolutional_encoder(shape, 1, None, seed=seed, dtype=self.precision_)
@@ -64,10 +64,9 @@ class ADGAN(DeepBaseline):
         z = rng.standard_normal((settings.n_seeds, settings.latent_dim)).astype(np.float32)
         adapted = convolutional_decoder(shape, latent)  # in float32
         adapted.set_weights(generator.get_weights())
-        network = Reconstruction(adapted, z, settings)
+        self.network_ = Reconstruction(adapted, z, settings)
         # products of matrices, no convolutions: here XLA is three times as fast on a CPU too
-        network.compile(jit_compile=backend() != "torch")
-        return network
+        self.network_.compile(jit_compile=backend() != "torch")
 
     def _draw(self, rng, n):
         """Which of n images each critic step of one generator step sees, none of them twice."""
@@ -75,10 +74,11 @@ class ADGAN(DeepBaseline):
         parts = [rng.choice(n, size, replace=size > n) for _ in range(steps)]
         return np.concatenate(parts)
 
-    def _score(self, x: np.ndarray) -> np.ndarray:
+    def _scores(self, x: np.ndarray) -> dict[str, np.ndarray]:
         images = max(1, self.settings_.pairs_at_once // self.settings_.n_seeds)
         how = {"description": "ADGAN, scoring", "verbose": self.verbose}
-        return -predict(self.network_, x, images, to_unit_range, **how)
+        errors = predict(self.network_, x, images, to_unit_range, **how)
+        return {"own": -errors.astype(np.float64)}
 
 
 class WassersteinGAN(Network):

@@ -46,14 +46,13 @@ class DAGMM(DeepBaseline):
     density: str = setting("floored", choice("floored", "exact"))
     batch_size: int = setting(256, whole_number())
 
-    def _train(self, x: np.ndarray, checkpoint: Checkpoint, callbacks: list) -> keras.Model:
-        network = _Mixture(x.shape[1:], self.settings_, self.precision_)
-        fit_network(self, network, x, checkpoint, callbacks, "DAGMM")
-        return network
+    def _fit(self, x: np.ndarray, checkpoint: Checkpoint, callbacks: list) -> None:
+        self.network_ = _Mixture(x.shape[1:], self.settings_, self.precision_)
+        fit_network(self, self.network_, x, checkpoint, callbacks, "DAGMM")
 
-    def _score(self, x: np.ndarray) -> np.ndarray:
-        scores = super()._score(x).astype(np.float64)
-        return np.where(np.isfinite(scores), scores, NOT_FINITE)
+    def _scores(self, x: np.ndarray) -> dict[str, np.ndarray]:
+        own = super()._scores(x)["own"]
+        return {"own": np.where(np.isfinite(own), own, NOT_FINITE)}
 
 
 class _Mixture(Network):

@@ -1,6 +1,5 @@
 """What the deep baselines share: one interface, one training loop and its progress."""
 
-from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,12 +20,11 @@ SCORING_BATCH = 512
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class DeepBaseline(Detector):
-    """A detector whose subclass says how to train its network and how to score with it.
+    """A detector whose subclass says how to train network_, which gives minus the score.
 
     epochs, which may be a fraction, batch_size, learning_rate and precision are settings of every
     subclass. precision: "float32", "mixed_bfloat16", or "auto", which takes bfloat16 where that is
-    faster, for the convolutions; losses, statistics and scores are in float32. After `fit`:
-    network_, which scores.
+    faster, for the convolutions; losses, statistics and scores are in float32.
     """
 
     epochs: float = setting(200, number())
@@ -34,20 +32,9 @@ class DeepBaseline(Detector):
     learning_rate: float = setting(1e-3, number())
     precision: str = setting("auto", choice(*PRECISIONS))
 
-    def _fit(self, x: np.ndarray, checkpoint: Checkpoint, callbacks: list) -> None:
-        self.network_ = self._train(x, checkpoint, callbacks)
-        self.seconds_["training"] = checkpoint.seconds
-
     def _scores(self, x: np.ndarray) -> dict[str, np.ndarray]:
-        return {"own": np.asarray(self._score(x), np.float64)}
-
-    @abstractmethod
-    def _train(self, x: np.ndarray, checkpoint: Checkpoint, callbacks: list) -> keras.Model:
-        """The trained network of checked images."""
-
-    def _score(self, x: np.ndarray) -> np.ndarray:
-        """The scores (n,) of checked images: minus what the network gives."""
-        return -predict(self.network_, x, SCORING_BATCH, to_unit_range)
+        own = -predict(self.network_, x, SCORING_BATCH, to_unit_range)
+        return {"own": own.astype(np.float64)}
 
 
 class Network(keras.Model):

@@ -53,7 +53,7 @@ class DeepSVDD(DeepBaseline):
     batch_size: int = setting(200, whole_number())
     learning_rate: float = setting(1e-4, number())
 
-    def _train(self, x: np.ndarray, checkpoint: Checkpoint, callbacks: list) -> keras.Model:
+    def _fit(self, x: np.ndarray, checkpoint: Checkpoint, callbacks: list) -> None:
         settings = self.settings_
         n = max(1, round((1 - settings.held_out) * len(x)))
         x = x[np.sort(np.random.default_rng(settings.seed).permutation(len(x))[:n])]
@@ -67,9 +67,8 @@ class DeepSVDD(DeepBaseline):
         encoder = networks[0]
         encoder.compile(jit_compile=use_xla())
         centre = predict(encoder, x, SCORING_BATCH, to_unit_range).mean(axis=0)
-        network = _Distance(encoder, push_from_zero(centre))
-        self._fit_model(network, x, epochs, 1, checkpoint, callbacks)
-        return network
+        self.network_ = _Distance(encoder, push_from_zero(centre))
+        self._fit_model(self.network_, x, epochs, 1, checkpoint, callbacks)
 
     def _fit_model(self, model, x, epochs, phase, checkpoint, callbacks):
         settings = self.settings_

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import keras
 import numpy as np
 from keras import layers, ops
 
@@ -26,14 +25,13 @@ class DSEBM(DeepBaseline):
     representation_dim: int = setting(256, whole_number())
     noise: float = setting(0.5, number(low_too=True))
 
-    def _train(self, x: np.ndarray, checkpoint: Checkpoint, callbacks: list) -> keras.Model:
+    def _fit(self, x: np.ndarray, checkpoint: Checkpoint, callbacks: list) -> None:
         settings = self.settings_
         how = {"seed": settings.seed, "dtype": self.precision_}
-        energy = EnergyModel(x.shape[1:], settings.representation_dim, **how)
-        energy.compile(jit_compile=use_xla())
-        denoiser = Denoiser(energy, settings.noise, settings.seed)
+        self.network_ = EnergyModel(x.shape[1:], settings.representation_dim, **how)
+        self.network_.compile(jit_compile=use_xla())
+        denoiser = Denoiser(self.network_, settings.noise, settings.seed)
         fit_network(self, denoiser, x, checkpoint, callbacks, "DSEBM")
-        return energy
 
 
 class EnergyModel(Network):

@@ -131,7 +131,6 @@ class Classifier(Detector):
             callbacks=callbacks,
             verbose=self.verbose,
         )
-        self.seconds_["training"] = checkpoint.seconds
 
     def _scores(self, x: np.ndarray) -> dict[str, np.ndarray]:
         network, settings = self.categories(), self.settings_

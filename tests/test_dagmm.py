@@ -137,7 +137,7 @@ def test_energies_that_are_not_finite_rank_last(monkeypatch):
     monkeypatch.setattr(deep, "predict", lambda *_: energies)
     detector = DAGMM()
     detector.network_ = None
-    scores = detector._score(energies)
+    scores = detector._scores(energies)["own"]
     assert np.isfinite(scores).all()
     np.testing.assert_array_equal(np.argsort(-scores, kind="stable"), [5, 0, 2, 1, 3, 4])
 

@@ -84,6 +84,7 @@ class Detector(OutlierMixin, BaseEstimator, ABC):
             state = Checkpoint(checkpoint, checkpoint_seconds, self._fingerprint(x))
             with keras_defaults():
                 self._fit(x, state, callbacks)
+            self.seconds_.setdefault("training", state.seconds)
         except BaseException:
             self._unfit()
             raise
@@ -91,7 +92,7 @@ class Detector(OutlierMixin, BaseEstimator, ABC):
 
     @abstractmethod
     def _fit(self, x: np.ndarray, checkpoint: Checkpoint, callbacks: list) -> None:
-        """`fit` on checked images, with settings_; sets the time of its parts in seconds_."""
+        """`fit` on checked images, with settings_; may set the time of its parts in seconds_."""
 
     @abstractmethod
     def _scores(self, x: np.ndarray) -> dict[str, np.ndarray]:
