@@ -80,11 +80,12 @@ class Detector(OutlierMixin, BaseEstimator, ABC):
                 stacklevel=2,
             )
         self._begin(x.shape[1:], x.dtype.name)
+        start = time.perf_counter()
         try:
             state = Checkpoint(checkpoint, checkpoint_seconds, self._fingerprint(x))
             with keras_defaults():
                 self._fit(x, state, callbacks)
-            self.seconds_.setdefault("training", state.seconds)
+            self.seconds_.setdefault("training", state.seconds or time.perf_counter() - start)
         except BaseException:
             self._unfit()
             raise
@@ -92,7 +93,7 @@ class Detector(OutlierMixin, BaseEstimator, ABC):
 
     @abstractmethod
     def _fit(self, x: np.ndarray, checkpoint: Checkpoint, callbacks: list) -> None:
-        """`fit` on checked images, with settings_; may set the time of its parts in seconds_."""
+        """`fit` on checked images, with settings_; seconds_ may have the time of its parts."""
 
     @abstractmethod
     def _scores(self, x: np.ndarray) -> dict[str, np.ndarray]:
