@@ -20,11 +20,10 @@ from joblib import Parallel, delayed
 from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.svm import OneClassSVM
 
-from baselines.deep import Autoencoder, fit_network
+from baselines.deep import Autoencoder, DeepBaseline, fit_network
 from models.encoders_decoders import convolutional_decoder, convolutional_encoder
 from utils.batches import predict
 from utils.detector import Detector, to_unit_range
-from utils.device import PRECISIONS
 from utils.metrics import auroc
 from utils.progress import progress
 from utils.settings import choice, number, optional, setting, several, whole_number
@@ -197,22 +196,16 @@ class RawOCSVM(_OneClassSVM):
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class CAEOCSVM(_OneClassSVM):
+class CAEOCSVM(_OneClassSVM, DeepBaseline):
     """CAE-OC-SVM (section 5.1): the one-class SVM on the code of a convolutional autoencoder.
 
     The autoencoder learns all images of the class, by mean squared error and Adam with
-    learning_rate, in epochs of batches of batch_size; its tanh code has representation_dim numbers.
-    The same seed gives the same initial weights and the same order of images. precision: see
-    `DeepBaseline`. Other arguments and attributes are `_OneClassSVM`'s; after `fit`, also encoder_.
+    learning_rate; its tanh code has representation_dim numbers. After `fit`, also encoder_.
     """
 
     LARGE_TRAIN = 2_500
 
     representation_dim: int = setting(256, whole_number())
-    epochs: float = setting(200, number())
-    batch_size: int = setting(128, whole_number())
-    learning_rate: float = setting(1e-3, number())
-    precision: str = setting("auto", choice(*PRECISIONS))
 
     def _fit_features(self, x, checkpoint, callbacks):
         settings = self.settings_
