@@ -44,7 +44,7 @@ def test_auto_takes_bfloat16_only_where_it_is_faster(monkeypatch, flags, isa, gp
         monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", isa)
     vendor = "AuthenticAMD" if "AMD" in flags else "GenuineIntel"
     fields = {"flags": flags, "vendor_id": vendor}
-    monkeypatch.setattr(device, "cpuinfo", fields.get)
+    monkeypatch.setattr(device, "proc_field", fields.get)
     monkeypatch.setattr(device, "_gpu", lambda: gpu)
     monkeypatch.setattr(device, "backend", lambda: "tensorflow")
     assert device.resolve_precision("auto") == expected

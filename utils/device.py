@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 from utils.backend import backend
-from utils.startup import cpuinfo
+from utils.startup import proc_field
 
 PRECISIONS = ("auto", "float32", "mixed_bfloat16")
 
@@ -41,11 +41,11 @@ def _computes_bfloat16() -> bool:
         return gpu[1] >= (8, 0)
     if backend() == "jax":  # XLA has no kernels of it for a CPU; oneDNN, of the others, has
         return False
-    amd = cpuinfo("vendor_id") == "AuthenticAMD"
+    amd = proc_field("vendor_id") == "AuthenticAMD"
     flag, names = ("avx512_bf16", ("BF16", "FP16", "AMX")) if amd else ("amx_bf16", ("AMX",))
     isa = os.environ.get("ONEDNN_MAX_CPU_ISA", "DEFAULT")
     allowed = isa in ("DEFAULT", "ALL") or any(name in isa for name in names)
-    return allowed and flag in cpuinfo("flags").split()
+    return allowed and flag in proc_field("flags").split()
 
 
 def _gpu() -> tuple[str, tuple[int, ...]] | None:
@@ -87,8 +87,8 @@ def device_name() -> str:
     """The device that trains: a GPU's name, or the processor's, its cores and vector units."""
     if (gpu := _gpu()) is not None:
         return gpu[0]
-    name = cpuinfo("model name") or platform.processor() or platform.machine()
-    native = {"amx_bf16", "avx512_bf16", "avx512f", "avx2"} & set(cpuinfo("flags").split())
+    name = proc_field("model name") or platform.processor() or platform.machine()
+    native = {"amx_bf16", "avx512_bf16", "avx512f", "avx2"} & set(proc_field("flags").split())
     units = f", {' '.join(sorted(native))}" if native else ""
     return f"{name}, {len(processor_cores())} cores{units}"
 
@@ -141,8 +141,5 @@ def reset_peak_memory() -> bool:
 
 def peak_memory() -> int | None:
     """The largest resident set since `reset_peak_memory`, in bytes; None where Linux is not."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:  # not Linux
-        return None
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM")), None)
+    kilobytes = proc_field("VmHWM", "self/status").removesuffix(" kB")
+    return 1024 * int(kilobytes) if kilobytes else None

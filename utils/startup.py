@@ -47,7 +47,7 @@ def load_keras() -> None:
     there is a GPU, they are errors.
     """
     chosen = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    flags = cpuinfo("flags").split()
+    flags = proc_field("flags").split()
     if "avx2" in flags and "avx512f" not in flags:  # where TensorFlow leaves it off; twice as fast
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     has_gpu = _has_gpu()
@@ -60,10 +60,10 @@ def load_keras() -> None:
             tensorflow.config.list_physical_devices()  # which looks for a GPU, once in a process
 
 
-def cpuinfo(field: str) -> str:
-    """The first value of a field of /proc/cpuinfo, empty where there is none."""
+def proc_field(field: str, file: str = "cpuinfo") -> str:
+    """The first value of a field in a file of Linux's /proc, empty where there is none."""
     try:
-        text = Path("/proc/cpuinfo").read_text()
+        text = Path("/proc", file).read_text()
     except OSError:  # not Linux
         return ""
     found = re.search(rf"^{field}\s*:(.*)", text, re.MULTILINE)
