@@ -140,11 +140,8 @@ def normalise_contrast(images):
 
 def contrast_limits(x: np.ndarray) -> tuple[float, float]:
     """The least and the greatest pixel of training images x with their contrast normalised."""
-    limits = []
-    for start in range(0, len(x), 512):
-        part = ops.convert_to_numpy(normalise_contrast(to_unit_range(x[start : start + 512])))
-        limits.append((part.min(), part.max()))
-    low, high = np.transpose(limits)
+    parts = (normalise_contrast(to_unit_range(x[i : i + 512])) for i in range(0, len(x), 512))
+    low, high = np.transpose([(float(ops.min(part)), float(ops.max(part))) for part in parts])
     return float(low.min()), max(float(high.max()), float(low.min()) + 1e-6)
 
 

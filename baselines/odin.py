@@ -68,10 +68,10 @@ class _PerturbedLogits(keras.Model):
         self.built = True
 
     def call(self, x):
-        if self.step:
-            x = x + self.step * ops.sign(input_gradient(self._log_maximum_softmax, x))
-        return self.network(x, training=False)
+        def log_maximum(x):
+            logits = self.network(x, training=False) / self.temperature
+            return ops.max(ops.log_softmax(logits, axis=-1), axis=-1)
 
-    def _log_maximum_softmax(self, x):
-        logits = self.network(x, training=False) / self.temperature
-        return ops.max(ops.log_softmax(logits, axis=-1), axis=-1)
+        if self.step:
+            x = x + self.step * ops.sign(input_gradient(log_maximum, x))
+        return self.network(x, training=False)

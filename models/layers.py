@@ -1,8 +1,8 @@
-"""Layers that several networks share: batch normalisation and the scaling of images."""
+"""The layer that several networks share: batch normalisation."""
 
 import keras
 
-from utils.backend import backend, keras_defaults
+from utils.backend import backend
 
 
 @keras.saving.register_keras_serializable("geometric_transformations")
@@ -35,14 +35,3 @@ class BatchNormalization(keras.layers.BatchNormalization):
             for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
                 moving.assign(moving * self.momentum + batch * (1.0 - self.momentum))
         return outputs
-
-
-@keras_defaults()
-def scale_images(images):
-    """What the networks take of a symbolic batch: bytes become [-1, 1], floats are there already.
-
-    In float32, whatever the policy.
-    """
-    if images.dtype == "uint8":
-        return keras.layers.Rescaling(2 / 255, -1, dtype="float32")(images)
-    return images

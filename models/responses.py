@@ -4,9 +4,20 @@ import keras
 import numpy as np
 from keras import ops
 
-from models.layers import scale_images
 from transformations import TransformationSet, TransformLayer, all_transformed
+from utils.backend import keras_defaults
 from utils.device import use_xla
+
+
+@keras_defaults()
+def scale_images(images):
+    """What the networks take of a symbolic batch: bytes become [-1, 1], floats are there already.
+
+    In float32, whatever the policy.
+    """
+    if images.dtype == "uint8":
+        return keras.layers.Rescaling(2 / 255, -1, dtype="float32")(images)
+    return images
 
 
 def create_trainer(
