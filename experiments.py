@@ -19,6 +19,7 @@ if __name__ in ("__main__", "__mp_main__"):  # also in the worker processes of -
 
 import argparse
 import sys
+import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -34,7 +35,6 @@ from utils.commands import (
 )
 from utils.datasets import DATASETS, TABLE_1, Dataset, DatasetError
 from utils.device import PRECISIONS, device_name
-from utils.estimate import TimeLeft
 from utils.results import ResultError, Run, report
 from utils.runs import OVERRIDES, Outcome, Task, attempt, load
 
@@ -83,6 +83,26 @@ def make_runs(datasets: list[str], options: argparse.Namespace) -> list[Outcome]
         left = time_left.after(task.hours, outcome.made)
         print(f"[{len(ended)}/{len(todo)}] {outcome.text}{left}", flush=True)
     return [outcome for outcome in ended if outcome.failed]
+
+
+class TimeLeft:
+    """A plain estimate: what the runs that were made took, times what is left beside them.
+
+    hours: what each run would take, in any unit.
+    """
+
+    def __init__(self, hours: list[float]):
+        self.start, self.made, self.left = time.perf_counter(), 0.0, sum(hours)
+
+    def after(self, hours: float, made: bool) -> str:
+        """The estimate for people after one more run, which another command may have made."""
+        self.left -= hours
+        self.made += hours * made
+        if not self.made or self.left < 1e-9:
+            return ""
+        minutes = (time.perf_counter() - self.start) / self.made * self.left / 60
+        left = f"{minutes:.0f} minutes" if minutes < 120 else f"{minutes / 60:.0f} hours"
+        return f"; about {left} left"
 
 
 def outcomes(todo: list[Task], options: argparse.Namespace) -> Iterator[tuple[Task, Outcome]]:

@@ -16,7 +16,7 @@ import models.transformation_detector
 from baselines import METHODS
 from tests.conftest import create_small_network
 from tests.test_datasets import small_arrays
-from utils import estimate, runs
+from utils import runs
 from utils.datasets import LAYOUTS, Layout
 from utils.detector import Detector
 from utils.device import PRECISIONS, peak_memory, reset_peak_memory
@@ -109,7 +109,7 @@ import experiments, utils.files
 from tests.test_experiments import make_quick
 make_quick(pytest.MonkeyPatch())
 from models.transformation_detector import TransformationDetector
-from utils.estimate import TimeEstimate
+from utils.runs import TimeEstimate
 
 def kill(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -302,7 +302,7 @@ def test_a_runs_memory_is_its_own(tmp_path, brightness):
 def test_the_time_of_the_whole_is_told_while_the_first_run_trains(
     tmp_path, capsys, monkeypatch, quick
 ):
-    monkeypatch.setattr(estimate.TimeEstimate.__init__, "__defaults__", (0.0,))
+    monkeypatch.setattr(runs.TimeEstimate.__init__, "__defaults__", (0.0,))
     run(tmp_path, "--classes", "1,2")
     out = capsys.readouterr().out
     assert "hours for the 2 runs of transformations left" in out
@@ -319,10 +319,10 @@ def test_the_estimate_is_the_sum_of_its_parts(capsys):
         def scoring_passes(self, n, n_scored):
             return 72 * (n + n_scored)
 
-    told = estimate.TimeEstimate("it", Detector(), 5000, 10_000, 50, after_seconds=-1)
+    told = runs.TimeEstimate("it", Detector(), 5000, 10_000, 50, after_seconds=-1)
     clock = iter(np.arange(0.0, 100.0))  # a batch of 100 a second
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(estimate.time, "perf_counter", lambda: next(clock))
+        patch.setattr(runs.time, "perf_counter", lambda: next(clock))
         for batch in range(3):
             told.on_train_batch_end(batch)
     hours = 50 * (1_080_000 + 72 * 15_000 / 4) / 100 / 3600
@@ -433,15 +433,15 @@ def test_a_new_data_set_is_a_row_and_its_file(tmp_path, capsys, monkeypatch, bri
 
 def test_the_time_left_is_that_of_what_was_made_scaled(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(estimate.time, "perf_counter", lambda: now[0])
-    left = estimate.TimeLeft([0.1, 0.1, 0.3, 2.5])
+    monkeypatch.setattr(experiments.time, "perf_counter", lambda: now[0])
+    left = experiments.TimeLeft([0.1, 0.1, 0.3, 2.5])
     assert left.after(0.1, made=False) == ""  # another command makes it
     now[0] = 600.0
     assert left.after(0.1, made=True) == "; about 5 hours left"  # 2.8 where 0.1 is 10 minutes
     now[0] = 1200.0
     assert left.after(0.3, made=True) == "; about 2 hours left"
     assert left.after(2.5, made=True) == ""
-    left = estimate.TimeLeft([1.0, 2.0])
+    left = experiments.TimeLeft([1.0, 2.0])
     now[0] += 90.0
     assert left.after(1.0, made=True) == "; about 3 minutes left"
 
