@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from baselines.deep import DeepBaseline, Network, fit_network
+from baselines.deep import DeepBaseline, Network
 from models.encoders_decoders import convolutional_decoder, convolutional_encoder
 from utils.backend import backend, input_gradient, loss_and_gradients, stateless_step
 from utils.batches import predict
@@ -60,7 +60,7 @@ class ADGAN(DeepBaseline):
         rng = np.random.default_rng(seed)
         steps = max(1, round(settings.epochs * settings.steps_per_epoch))
         batches = [self._draw(rng, len(x)) for _ in range(steps)]
-        fit_network(self, gan, x, checkpoint, callbacks, "ADGAN", batches=batches)
+        self._train(gan, x, checkpoint, callbacks, batches=batches)
         z = rng.standard_normal((settings.n_seeds, settings.latent_dim)).astype(np.float32)
         adapted = convolutional_decoder(shape, latent)  # in float32
         adapted.set_weights(generator.get_weights())
@@ -85,7 +85,7 @@ class WassersteinGAN(Network):
     """Trains the critic on each part of a batch of real images, then the generator once."""
 
     def __init__(self, critic, generator, settings):
-        super().__init__(name="wasserstein_gan")
+        super().__init__(name="ADGAN")
         self.batch_size, self.critic_steps = settings.batch_size, settings.critic_steps
         self.noise = keras.random.SeedGenerator(settings.seed)
         self.shares = keras.random.SeedGenerator(settings.seed + 1)

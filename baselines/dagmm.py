@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from baselines.deep import DeepBaseline, Network, fit_network
+from baselines.deep import DeepBaseline, Network
 from models.encoders_decoders import convolutional_decoder, convolutional_encoder
 from utils.settings import choice, number, setting, whole_number
 from utils.training import Checkpoint
@@ -48,7 +48,7 @@ class DAGMM(DeepBaseline):
 
     def _fit(self, x: np.ndarray, checkpoint: Checkpoint, callbacks: list) -> None:
         self.network_ = _Mixture(x.shape[1:], self.settings_, self.precision_)
-        fit_network(self, self.network_, x, checkpoint, callbacks, "DAGMM")
+        self._train(self.network_, x, checkpoint, callbacks)
 
     def _scores(self, x: np.ndarray) -> dict[str, np.ndarray]:
         own = super()._scores(x)["own"]
@@ -59,7 +59,7 @@ class _Mixture(Network):
     """Images (n, h, w, c) to energies (n,); in training, the mixture is that of the batch."""
 
     def __init__(self, image_shape, settings, dtype):
-        super().__init__(name="dagmm")
+        super().__init__(name="DAGMM")
         self.energy_weight = settings.energy_weight
         self.covariance_weight = settings.covariance_weight
         self.epsilon = settings.covariance_epsilon

@@ -32,6 +32,42 @@ class DeepBaseline(Detector):
     learning_rate: float = setting(1e-3, number())
     precision: str = setting("auto", choice(*PRECISIONS))
 
+    def _train(
+        self,
+        model: "Network",
+        x: np.ndarray,
+        checkpoint: Checkpoint,
+        callbacks: list[keras.callbacks.Callback],
+        *,
+        batches: Sequence[np.ndarray] | None = None,
+        epochs: float | None = None,
+        learning_rate: float | keras.optimizers.schedules.LearningRateSchedule | None = None,
+        phase: int = 0,
+    ) -> None:
+        """Train a model on images x (n, h, w, c), scaled to [-1, 1], by Adam.
+
+        batches: the numbers of each batch's images, and the model is compiled already; None: epochs
+        in new orders. epochs, learning_rate: None are the settings. phase: see `fit_steps`, which
+        raises ValueError where training diverges.
+        """
+        settings = self.settings_
+        if batches is None:
+            epochs = settings.epochs if epochs is None else epochs
+            batches = epoch_batches(len(x), settings.batch_size, epochs, settings.seed)
+            model.compile(Adam(learning_rate or settings.learning_rate), jit_compile=use_xla())
+        fit_steps(
+            model,
+            lambda epoch: lambda index: (to_unit_range(x[batches[index]]),),
+            steps_per_epoch=len(batches),  # one call of Keras's `fit`: an epoch may be of 4 steps
+            total_steps=len(batches),
+            checkpoint=checkpoint,
+            learning_rate=settings.learning_rate,
+            description=model.name,
+            callbacks=callbacks,
+            phase=phase,
+            verbose=self.verbose,
+        )
+
     def _scores(self, x: np.ndarray) -> dict[str, np.ndarray]:
         own = -predict(self.network_, x, SCORING_BATCH, to_unit_range)
         return {"own": own.astype(np.float64)}
@@ -67,42 +103,3 @@ class Autoencoder(Network):
 
     def loss_of(self, x, outputs):
         return ops.mean((x - outputs) ** 2)
-
-
-def fit_network(
-    detector: Detector,
-    model: Network,
-    x: np.ndarray,
-    checkpoint: Checkpoint,
-    callbacks: list[keras.callbacks.Callback],
-    description: str,
-    *,
-    batches: Sequence[np.ndarray] | None = None,
-    epochs: float | None = None,
-    learning_rate: float | keras.optimizers.schedules.LearningRateSchedule | None = None,
-    phase: int = 0,
-) -> None:
-    """Train a detector's model on images x (n, h, w, c), scaled to [-1, 1], by Adam.
-
-    batches: the numbers of each batch's images, and the model is compiled already; None: epochs in
-    new orders. epochs, learning_rate: None are the settings. phase: see `utils.training.fit_steps`.
-
-    Raises ValueError where a weight is not finite afterwards.
-    """
-    settings = detector.settings_
-    if batches is None:
-        epochs = settings.epochs if epochs is None else epochs
-        batches = epoch_batches(len(x), settings.batch_size, epochs, settings.seed)
-        model.compile(Adam(learning_rate or settings.learning_rate), jit_compile=use_xla())
-    fit_steps(
-        model,
-        lambda epoch: lambda index: (to_unit_range(x[batches[index]]),),
-        steps_per_epoch=len(batches),  # one call of Keras's `fit`: an epoch may be of 4 steps
-        total_steps=len(batches),
-        checkpoint=checkpoint,
-        learning_rate=settings.learning_rate,
-        description=description,
-        callbacks=callbacks,
-        phase=phase,
-        verbose=detector.verbose,
-    )

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from baselines.deep import SCORING_BATCH, Autoencoder, DeepBaseline, Network, fit_network
+from baselines.deep import SCORING_BATCH, Autoencoder, DeepBaseline, Network
 from models.layers import BatchNormalization
 from utils.batches import predict
 from utils.detector import to_unit_range
@@ -77,8 +77,8 @@ class DeepSVDD(DeepBaseline):
             [round((1 - FINE_TUNING[1 - phase]) * steps)],
             [settings.learning_rate, settings.learning_rate / 10],
         )
-        name, how = model.name.replace("_", " "), {"epochs": epochs, "learning_rate": rate}
-        fit_network(self, model, x, checkpoint, callbacks, name, phase=phase, **how)
+        how = {"epochs": epochs, "learning_rate": rate, "phase": phase}
+        self._train(model, x, checkpoint, callbacks, **how)
 
     def _lenet(self, x):
         """The encoder, from images in [-1, 1] to codes, the decoder, what it makes of images.
@@ -165,7 +165,7 @@ class _Distance(Network):
     """Images to squared distances from the centre, (n,)."""
 
     def __init__(self, encoder, centre):
-        super().__init__(name="deep_svdd")
+        super().__init__(name="Deep_SVDD")
         self.encoder = encoder
         self.centre = self.add_weight(shape=centre.shape, trainable=False, name="centre")
         self.centre.assign(centre)

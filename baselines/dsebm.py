@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from keras import layers, ops
 
-from baselines.deep import Autoencoder, DeepBaseline, Network, fit_network
+from baselines.deep import Autoencoder, DeepBaseline, Network
 from models.encoders_decoders import convolutional_encoder
 from utils.backend import input_gradient
 from utils.device import use_xla
@@ -31,7 +31,7 @@ class DSEBM(DeepBaseline):
         self.network_ = EnergyModel(x.shape[1:], settings.representation_dim, **how)
         self.network_.compile(jit_compile=use_xla())
         denoiser = Denoiser(self.network_, settings.noise, settings.seed)
-        fit_network(self, denoiser, x, checkpoint, callbacks, "DSEBM")
+        self._train(denoiser, x, checkpoint, callbacks)
 
 
 class EnergyModel(Network):
@@ -52,7 +52,7 @@ class Denoiser(Network):
     """Images to x' - dE/dx', where x' is noisy in training."""
 
     def __init__(self, energy, noise, seed):
-        super().__init__(name="denoiser")
+        super().__init__(name="DSEBM")
         self.energy = energy
         self.noise = layers.GaussianNoise(noise, seed=seed)
         self.built = True

@@ -20,7 +20,7 @@ from joblib import Parallel, delayed
 from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.svm import OneClassSVM
 
-from baselines.deep import Autoencoder, DeepBaseline, fit_network
+from baselines.deep import Autoencoder, DeepBaseline
 from models.encoders_decoders import convolutional_decoder, convolutional_encoder
 from utils.batches import predict
 from utils.detector import Detector, to_unit_range
@@ -214,8 +214,7 @@ class CAEOCSVM(_OneClassSVM, DeepBaseline):
             shape, code, "tanh", seed=settings.seed, dtype=self.precision_
         )
         decoder = convolutional_decoder(shape, code, seed=settings.seed + 1, dtype=self.precision_)
-        autoencoder = Autoencoder(self.encoder_, decoder)
-        fit_network(self, autoencoder, x, checkpoint, callbacks, "autoencoder")
+        self._train(Autoencoder(self.encoder_, decoder), x, checkpoint, callbacks)
         self.seconds_["autoencoder"] = checkpoint.seconds
 
     def _features(self, x):
