@@ -198,7 +198,7 @@ def score(options: argparse.Namespace) -> int:
         *folder.remarks,
         f"\nthe most anomalous:\n{scored.as_text(LISTED)}\n",
         f"{flagged} of {n} images are flagged; {scorer.expected * n:.1f} would be, were all normal",
-        scorer.statement(),
+        scorer.statement,
     ]
     written = filter(None, (options.output, options.maps, options.report))
     lines += [f"wrote {printable(path)}" for path in written]
@@ -242,7 +242,7 @@ def evaluate(options: argparse.Namespace) -> int:
         values[f"{label} flagged"] = {"percent": percent, "interval": [low, high]}
         interval = f"(95 % interval: {low:.1f} to {high:.1f} %)"
         lines.append(f"{f'{label} flagged':27} {percent:6.2f} %  {interval}")
-    answer(options, [*lines, scorer.statement()], values)
+    answer(options, [*lines, scorer.statement], values)
     for folder in folders:
         report_skipped(folder)
     return 0

@@ -54,6 +54,7 @@ class ImageScorer:
         rate = false_alarm_rate or getattr(detector, "false_alarm_rate_", 0.05)
         self.n_held_out = len(detector.set_false_alarm_rate(rate).calibration_scores_)
         self.expected = false_alarm_interval(self.n_held_out, rate)[0]  # the share flagged
+        self.statement = threshold_statement(self.n_held_out, rate)
         self.has_maps = "mean_image" in detector.details_  # not in models of older versions
 
     def read(self, sources: Sequence, *, strict: bool = True) -> Folder:
@@ -72,10 +73,6 @@ class ImageScorer:
         shown = folder.lowest(scores)
         how = self.detector.calibration_scores_, self.detector.offset_
         return Scored(self, folder, shown, verdicts(folder.paths, scores[shown], *how))
-
-    def statement(self) -> str:
-        """Which images are flagged, and how sure that is."""
-        return threshold_statement(self.n_held_out, self.detector.false_alarm_rate_)
 
 
 @dataclass(frozen=True)
@@ -151,7 +148,7 @@ class Scored:
             skipped=folder.skipped,
             held_out=anomaly_scores(held_out, held_out),
             threshold=float(anomaly_scores(held_out, detector.offset_)),
-            threshold_statement=self.scorer.statement(),
+            threshold_statement=self.scorer.statement,
             read=lambda path, side: read_image(
                 path, side, enlarge=False, square=square.get(path, 0), **self.scorer.how
             ),

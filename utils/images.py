@@ -110,14 +110,13 @@ def read_squares(
             if pixels is None:
                 if side is not None:
                     opened.draft(None, (4 * side, 4 * side))  # decode large JPEGs at a fraction
-                image = _to_rgb(ImageOps.exif_transpose(opened))
-                return _cut(image, side, region, enlarge), _used(image, region)
+                return _cut(_to_rgb(ImageOps.exif_transpose(opened)), side, region, enlarge)
             highest = int(pixels.max())
             enough = (1 << max(highest, 1).bit_length()) - 1
             white = stated if stated > 0 and highest <= stated else enough
             channels = [Image.fromarray(c.astype(np.float32)) for c in np.moveaxis(pixels, -1, 0)]
-            cut = np.stack([_cut(each, side, region, enlarge) for each in channels], axis=-1)
-            return Deep(cut, white, highest), _used(channels[0], region)
+            cut, used = zip(*(_cut(c, side, region, enlarge) for c in channels), strict=True)
+            return Deep(np.stack(cut, axis=-1), white, highest), used[0]
     except ImageError:
         raise
     except Exception as error:  # decoders raise nearly anything for damaged files
@@ -178,18 +177,17 @@ def _escaped(character):
 
 
 def _cut(image, side, region, enlarge):
-    """The squares (n, side, side, ...) of a Pillow image; the central one as ImageOps.fit does."""
+    """The squares (n, side, side, ...) of a Pillow image, and the share of its pixels in them.
+
+    The central one is cut as ImageOps.fit does.
+    """
+    used = min(image.size) / max(image.size) if region == "centre" else 1.0
     if side is None:
-        return np.asarray(image)[None]
+        return np.asarray(image)[None], used
     side = side if enlarge else min(side, *image.size)
     method = Image.Resampling.BOX if min(image.size) > side else Image.Resampling.BICUBIC
     found = [image.resize((side, side), method, box) for box in boxes(*image.size, region)]
-    return np.stack([np.asarray(each) for each in found])
-
-
-def _used(image, region):
-    """The share of an image's pixels that lie in its boxes."""
-    return min(image.size) / max(image.size) if region == "centre" else 1.0
+    return np.stack([np.asarray(each) for each in found]), used
 
 
 def _opened(path):

@@ -50,11 +50,6 @@ class Run:
         return self.path.with_suffix(".checkpoint.keras")
 
 
-def find_runs(results_dir: str | os.PathLike, dataset: str) -> list[Path]:
-    """The files of a data set's runs, sorted."""
-    return files_named(Path(results_dir, dataset), rf"{dataset}_[a-z_]+_\d+_\d+")
-
-
 def files_named(folder: Path, pattern: str) -> list[Path]:
     """The .npz files of a folder of exactly a name, sorted: a copy beside its original is none."""
     return sorted(path for path in folder.glob("*.npz") if re.fullmatch(pattern, path.stem))
@@ -128,7 +123,7 @@ def read_runs(results_dirs: Iterable[str | os.PathLike], dataset: str) -> pd.Dat
     """
     rows = []
     for folder in results_dirs:
-        for path in find_runs(folder, dataset):
+        for path in files_named(Path(folder, dataset), rf"{dataset}_[a-z_]+_\d+_\d+"):
             details = read_details(path)
             made = details.get("found", {}) | details
             made |= {"folder": Path(folder).as_posix(), "path": path}
