@@ -1,9 +1,8 @@
 """Draw docs/method.png: the 72 transformations of an image, and the scores of a measured run.
 
-python -m docs.method [--data-dir data]
+python -m docs.method
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +19,7 @@ IMAGE = 4
 
 def main() -> None:
     """The command at the head of this file."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--data-dir", default="data", help="where cifar10.npz lies")
-    options = parser.parse_args()
-    data = load_dataset("cifar10", options.data_dir)
+    data = load_dataset("cifar10")
     image = data.x_train[data.y_train == AUTOMOBILE][IMAGE]
     run = Run(Path("results"), "cifar10", "transformations", AUTOMOBILE, 0)
     normal, scores, details = read_run(run.path)
