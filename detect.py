@@ -35,7 +35,7 @@ from models.image_scorer import ImageScorer, text_histogram, told_apart
 from models.onnx_export import write_onnx
 from models.pace import Pace
 from models.recipes import RECIPES
-from models.transformation_detector import TransformationDetector
+from models.transformation_detector import SCORES, TransformationDetector
 from utils.commands import number_above_zero, run_command, seed_number, share, whole_number
 from utils.datasets import write_digits
 from utils.files import check_writable, claim
@@ -89,12 +89,11 @@ def fit(options: argparse.Namespace) -> int:
         f"{len(held_out.paths)} held out; recipe {options.recipe}",
         flush=True,
     )
-    settings = RECIPES[options.recipe] | {"seed": options.seed, "verbose": verbose}
-    if options.epochs:
-        settings["epochs"] = options.epochs
-    if options.minutes or (not options.epochs and settings.get("schedule") == "one_cycle"):
+    given = {"epochs": options.epochs, "score_name": options.score}
+    settings = RECIPES[options.recipe] | {k: v for k, v in given.items() if v is not None}
+    if options.minutes or (options.epochs is None and settings.get("schedule") == "one_cycle"):
         settings["schedule"] = "paced"
-    detector = TransformationDetector(**settings)
+    detector = TransformationDetector(**settings, seed=options.seed, verbose=verbose)
     x, x_held_out = prepare(training.images), prepare(held_out.images)
     pace = Pace(detector, len(x), x_held_out, minutes=options.minutes)
     checkpoint = options.output.with_name(f".{options.output.stem}.checkpoint.keras")
@@ -328,6 +327,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--recipe", choices=RECIPES, default="fast", help="fast (default), or the paper's, hours")
     add("--epochs", type=number_above_zero, help="over all transformed images, no fewer")
     add("--minutes", type=number_above_zero, metavar="M", help="how long it may take")
+    add("--score", choices=SCORES, help="rotation is the best after little training")
     held_out = "the share that is not trained on and chooses the threshold (default: 0.2)"
     add("--held-out", type=share, default=0.2, metavar="SHARE", help=held_out)
     add("--seed", type=seed_number, default=0, help="default: 0")

@@ -133,7 +133,8 @@ def check_methods(methods: list[str], datasets: list[str], options: argparse.Nam
         for option in OVERRIDES:
             given = vars(options)[option] not in (None, "auto")
             if given and option not in METHODS[name].changes(options):
-                print(f"{name} has no {option}: --{option} is moot")
+                words = option.split("_")
+                print(f"{name} has no {' '.join(words)}: --{'-'.join(words)} is moot")
 
 
 def options_for(dataset: str, options: argparse.Namespace) -> argparse.Namespace:
@@ -205,6 +206,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--seed", type=seed_number, default=0, help="that of run r is r more (default: 0)")
     add("--recipe", choices=RECIPES, help="default: paper; digits: small")
     add("--epochs", type=number_above_zero, help="over all transformed images, e.g. 0.1")
+    add("--batch-size", type=whole_number)
     add("--limit-train", type=whole_number, help="train on the first N images of the class")
     add("--limit-test", type=whole_number, help="score a random N of the test images")
     add("--precision", choices=PRECISIONS, default="auto", help="default: auto")

@@ -38,7 +38,7 @@ from scipy.ndimage import gaussian_filter
 from models.transformation_detector import TransformationDetector
 from transformations import SimpleTransformer, TransformationSet, all_transformed
 from utils.backend import backend, input_gradient, keras_defaults
-from utils.commands import experiment_parser, run_command, whole_number
+from utils.commands import experiment_parser, run_command, seed_number, whole_number
 from utils.datasets import Dataset, load_dataset
 from utils.detector import to_unit_range
 from utils.device import commit
@@ -249,7 +249,7 @@ def draw_figure(data: Dataset, path: Path, options: argparse.Namespace) -> None:
     start = time.perf_counter()
     simple = SimpleTransformer()
     x = data.x_train[data.y_train == 3]
-    detector = train(x, simple, epochs=options.figure_epochs)
+    detector = train(x, simple, epochs=options.figure_epochs, seed=options.figure_seed)
     figure = Figure(figsize=(5.2, 5.3), layout="constrained")
     print(f"\nFigure 1 is {path}")
     parts = zip(figure.subfigures(1, 2), "ab", (0, 3), ("zeros", "threes"), strict=True)
@@ -289,6 +289,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--epochs", type=whole_number, default=10, help="of a pair's training (default: 10)")
     add("--figure-epochs", type=whole_number, default=1, help="of Figure 1's training (default: 1)")
     add("--sigma", type=float, default=0.34, help="Figure 1's filter, pixels (default: 0.34)")
+    add("--figure-seed", type=seed_number, default=0, help="Figure 1's seed (default: 0)")
     options = parser.parse_args(arguments)
     own = options.normal is not None
     if own != (options.anomaly is not None):

@@ -17,7 +17,7 @@ from utils.device import made_with, peak_memory, reset_peak_memory, resolve_prec
 from utils.files import ClaimedError, claim
 from utils.results import Run, check_made_so, read_details, write_run
 
-OVERRIDES = ("epochs", "precision")
+OVERRIDES = ("epochs", "batch_size", "precision")
 """Options that replace a setting of the recipe, in methods that have it."""
 
 load = functools.lru_cache(maxsize=1)(load_dataset)
@@ -104,6 +104,7 @@ class Task:
         given, settings = self.method.changes(self.options), self.detector().get_params()
         changes = {
             "epochs": given.get("epochs"),
+            "batch size": given.get("batch_size"),
             "training images": self.options.limit_train,
             "test images": self.options.limit_test,
         }
