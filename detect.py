@@ -73,6 +73,8 @@ def fit(options: argparse.Namespace) -> int:
 
     --region says what is used of images that are no squares: the square at the centre, the whole
     image squeezed to a square, or tiles: overlapping squares, of which the most anomalous counts.
+
+    python detect.py fit photos/good --output model.keras
     """
     check_writable(options.output, ".keras")
     min_held_out(options.false_alarm_rate)
@@ -164,6 +166,8 @@ def score(options: argparse.Namespace) -> int:
     HTML file that shows the images and what the network confused; it needs no network to open.
 
     --watch prints a line of JSON for each image in a folder as it arrives, until stopped.
+
+    python detect.py score photo.png photos/new --model model.keras --report report.html
     """
     given = [options.images or None, options.files, options.watch]
     if sum(each is not None for each in given) != 1:
@@ -223,6 +227,8 @@ def evaluate(options: argparse.Namespace) -> int:
 
     AUROC: the chance that a random normal image scores higher than a random anomaly. AUPR: the
     area under the precision-recall curve. Then, of both kinds, the share flagged.
+
+    python detect.py evaluate --normal photos/good-test --anomalous photos/odd --model model.keras
     """
     scorer = load(options)
     folders = [scorer.read(sources) for sources in (options.normal, options.anomalous)]
@@ -273,6 +279,8 @@ def export(options: argparse.Namespace) -> int:
 
     From images, as uint8 (n, h, w, c) of the model's size, to scores and p-values. It computes in
     float32: where fit took bfloat16, its scores differ a little from those of `score`.
+
+    python detect.py export model.keras --output model.onnx
     """
     check_writable(options.output, ".onnx")
     write_onnx(options.output, TransformationDetector.load(options.model, precision="float32"))

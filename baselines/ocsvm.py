@@ -54,6 +54,12 @@ def _nu(name, value):
     return value
 
 
+def _n_jobs(name, value):
+    if (value := whole_number(-1)(name, value)) == 0:
+        raise ValueError(f"{name} is 0, expected a number of threads, or -1 for one a core")
+    return value
+
+
 @dataclass(eq=False, repr=False, kw_only=True)
 class _OneClassSVM(Detector):
     """An RBF one-class SVM on features that a subclass computes.
@@ -78,7 +84,7 @@ class _OneClassSVM(Detector):
     nu_grid: tuple[float, ...] = setting(NU_GRID, several(_nu))
     gamma_grid: tuple[float, ...] = setting(GAMMA_GRID, several(number()))
     max_train: int | None = setting(None, optional(whole_number()))
-    n_jobs: int = setting(-1, whole_number(-1))
+    n_jobs: int = setting(-1, _n_jobs)
 
     def _fit(self, x: np.ndarray, checkpoint: Checkpoint, callbacks: list) -> None:
         self._fit_features(x, checkpoint, callbacks)
