@@ -8,12 +8,11 @@ patch or not), and the share of images whose highest pixel lies in the patch, fo
 distance from the centre, and by chance.
 """
 
-import argparse
-
 import numpy as np
 from keras import ops
 from scipy.ndimage import gaussian_filter
 
+from benchmarks.options import data_parser
 from models.anomaly_map import anomaly_map
 from models.transformation_detector import TransformationDetector
 from transformations import all_transformed
@@ -78,9 +77,8 @@ def measures(maps, inside):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = data_parser(__doc__)
     parser.add_argument("model")
-    parser.add_argument("--dataset", default="cifar10")
     parser.add_argument(
         "--label", type=int, default=1, help="of the class the model was trained on"
     )
@@ -88,7 +86,7 @@ def main():
     options = parser.parse_args()
     detector = TransformationDetector.load(options.model)
     detector.verbose = 0
-    data, rng = load_dataset(options.dataset), np.random.default_rng(0)
+    data, rng = load_dataset(options.dataset, options.data_dir), np.random.default_rng(0)
     normal = data.x_test[data.y_test == options.label][: options.images]
     others = rng.permutation(data.x_test[data.y_test != options.label])
     rows = np.arange(normal.shape[1])[:, None] - (normal.shape[1] - 1) / 2

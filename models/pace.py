@@ -66,7 +66,6 @@ class Pace(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch, logs=None):
         if self._paced:
-            self._synchronise()
             self.model.optimizer.learning_rate = self._rate(self.steps)
 
     def on_train_batch_end(self, batch, logs=None):
@@ -95,7 +94,6 @@ class Pace(keras.callbacks.Callback):
 
     def _look(self):
         """Measures the held-out images; decides whether they are still recognised better."""
-        self._synchronise()
         images, t = self.pairs
         logits = self.model.predict_on_batch((self.held_out[images], t.astype(np.int32)))
         log_p = log_softmax(np.asarray(logits, np.float64), axis=-1)[np.arange(PAIRS), t]
@@ -121,8 +119,3 @@ class Pace(keras.callbacks.Callback):
             about += f" at {speed * self.batch_size:.0f} images/s{sooner * self._paced}"
             print(f"training takes {about}; --minutes M limits it", flush=True)
             self.timed = ()
-
-    def _synchronise(self):
-        """Gives the variables their values where the backend keeps them elsewhere."""
-        if hasattr(self.model, "jax_state_sync"):
-            self.model.jax_state_sync()

@@ -82,6 +82,23 @@ def test_training_ends_with_the_rate_at_0_where_they_no_longer_are(fours, monkey
     np.testing.assert_allclose(pace.rates[400:], cycle[400:] * fall, rtol=1e-4)
 
 
+def test_the_steps_are_those_of_kerass_own_schedule(fours, monkeypatch):
+    """The rate reaches the optimiser, and looking at the held-out images changes nothing."""
+    better = iter(range(1000))
+    monkeypatch.setattr("models.pace.log_softmax", lambda z, axis: np.full(z.shape, next(better)))
+    paced, pace = trained(fours, 16 * 120)
+    assert len(pace.history) == 2
+    other = TransformationDetector(**SMALL | {"schedule": "one_cycle"}, samples=16 * 120)
+    other.fit(fours[:100])
+    start = TransformationDetector(**SMALL | {"learning_rate": 1e-9}, samples=16).fit(fours[:100])
+    for ours, theirs, first in zip(*map(weights, (paced, other, start)), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-3 * np.abs(theirs - first).max())
+
+
+def weights(detector):
+    return detector.network_.get_weights()
+
+
 def test_a_training_that_goes_on_cools_down_as_if_it_had_not_stopped(fours, monkeypatch, tmp_path):
     class Stop(Exception):
         pass
@@ -109,7 +126,8 @@ def test_a_look_measures_what_was_truly_done(fours):
     ((step, value),) = pace.history
     images, t = pace.pairs
     moved = detector.transformer_.transform_batch(fours[100:][images], t)
-    log_p = log_softmax(np.asarray(detector.network_(moved.astype("f4") / 127.5 - 1)), axis=-1)
+    logits = detector.network_.predict(moved.astype("f4") / 127.5 - 1, verbose=0)
+    log_p = log_softmax(logits, axis=-1)
     assert step == 50 and value == pytest.approx(log_p[np.arange(PAIRS), t].mean(), rel=1e-3)
 
 
