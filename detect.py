@@ -190,6 +190,7 @@ def score(options: argparse.Namespace) -> int:
     if options.output:
         scored.write_csv(options.output)
     n, flagged = len(scored.table), scored.table["is_anomaly"].sum()
+    expected = f"{scorer.expected * n:.{1 if scorer.expected * n >= 1 else 2}f}"
     maps = {}
     if options.maps or (options.report and scorer.has_maps):
         maps = scored.maps(max(MAPPED, flagged if options.maps else 0))
@@ -200,7 +201,7 @@ def score(options: argparse.Namespace) -> int:
     lines = [
         *folder.remarks,
         f"\nthe most anomalous:\n{scored.as_text(LISTED)}\n",
-        f"{flagged} of {n} images are flagged; {scorer.expected * n:.1f} would be, were all normal",
+        f"{flagged} of {n} images are flagged; {expected} would be, were all normal",
         scorer.statement,
     ]
     written = filter(None, (options.output, options.maps, options.report))
@@ -324,7 +325,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
     def add_model(add):
         add("--model", type=Path, required=True, help="what fit wrote")
-        add("--json", action="store_true", help="print JSON; the text goes to stderr")
+        add("--json", action="store_true", help="print JSON instead of text")
         add_common(add, None)
 
     add = command(fit, "learn what a folder of normal images has in common")
@@ -332,8 +333,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--output", type=Path, required=True, help="the model to write, ending in .keras")
     add("--size", type=int, choices=(32, 64), default=32, help="pixels a side (default: 32)")
     add("--region", choices=REGIONS, default="centre", help="what is used (default: centre)")
-    add("--recipe", choices=RECIPES, default="fast", help="fast (default), or the paper's, hours")
-    add("--epochs", type=number_above_zero, help="over all transformed images, no fewer")
+    recipes = "fast (default), best, small for a first try, or the paper's, which takes hours"
+    add("--recipe", choices=RECIPES, default="fast", help=recipes)
+    add("--epochs", type=number_above_zero, help="train so long, without the early end")
     add("--minutes", type=number_above_zero, metavar="M", help="how long it may take")
     add("--score", choices=SCORES, help="rotation is the best after little training")
     held_out = "the share that is not trained on and chooses the threshold (default: 0.2)"
@@ -347,7 +349,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--watch", type=Path, metavar="FOLDER", help="score images as they arrive there")
     add("--output", type=Path, help="the table to write, ending in .csv")
     add("--report", type=Path, help="the report to write, ending in .html")
-    add("--maps", type=Path, metavar="FOLDER", help="write the odd ones with what is odd in red")
+    text = f"write those flagged, but {MAPPED} at least, with what is odd in red"
+    add("--maps", type=Path, metavar="FOLDER", help=text)
     add("--exit-code", action="store_true", help="exit with status 1 where an image is flagged")
     add_model(add)
 

@@ -30,7 +30,8 @@ class Pace(keras.callbacks.Callback):
     the steps made, and training ends. With minutes, the cycle is as long as they are.
 
     A training that goes on from a checkpoint goes on with its rate. steps: how many were made.
-    history: (step, mean log-probability) of each look.
+    history: (step, mean log-probability) of each look. The model's expected_steps says how many
+    steps there will be, as far as is known.
     """
 
     def __init__(self, detector, n: int, held_out: np.ndarray, minutes: float | None = None):
@@ -75,7 +76,12 @@ class Pace(keras.callbacks.Callback):
             return
         if self.steps % CHECK_STEPS == 0 and self.cooled_from is None:
             self._look()
-        self.model.stop_training = self._rate(self.steps) <= 0
+        model = self.model
+        model.stop_training = self._rate(self.steps) <= 0
+        model.expected_steps = math.ceil(self.steps / min(1, self._done(self.steps)))
+        if self.cooled_from is not None:
+            cooled = math.ceil((1 + COOL_DOWN) * self.cooled_from)
+            model.expected_steps = min(model.expected_steps, cooled)
 
     def _rate(self, step):
         """The learning rate after so many steps; 0 or less where training is over."""
@@ -85,12 +91,15 @@ class Pace(keras.callbacks.Callback):
         return rate
 
     def _cycle(self, step):
-        rate = self.detector.settings_.learning_rate
-        done = max(step / self.total, (self.clock() - self.started) / self.limit)
+        rate, done = self.detector.settings_.learning_rate, self._done(step)
         if done < WARM_UP:
             return rate * (START + (1 - START) * done / WARM_UP)
         fallen = min(1, (done - WARM_UP) / (1 - WARM_UP))
         return rate / 2 * (1 + math.cos(math.pi * fallen))
+
+    def _done(self, step):
+        """The share of the cycle that is over after so many steps."""
+        return max(step / self.total, (self.clock() - self.started) / self.limit)
 
     def _look(self):
         """Measures the held-out images; decides whether they are still recognised better."""
@@ -115,7 +124,8 @@ class Pace(keras.callbacks.Callback):
             self.limit = max(1.0, self.limit - passes / (3 * self.batch_size * speed))
             seconds = min((self.total - self.steps) / speed, self.limit - (now - self.started))
             sooner = ", less if the held-out images are recognised no better before"
-            about = f"about {max(1, round(seconds / 60))} minutes"
+            minutes = max(1, round(seconds / 60))
+            about = f"about {minutes} minute{'s' * (minutes > 1)}"
             about += f" at {speed * self.batch_size:.0f} images/s{sooner * self._paced}"
             print(f"training takes {about}; --minutes M limits it", flush=True)
             self.timed = ()

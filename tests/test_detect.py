@@ -188,7 +188,9 @@ def test_one_image_several_folders_and_lists(work, detector, tmp_path, monkeypat
 def test_one_image_gets_an_answer(work, capsys):
     command = ["score", str(work / "mixed" / "noise" / "000.png"), "--quiet", "--exit-code"]
     assert detect.main([*command, "--model", str(work / "fours.keras")]) == 1
-    assert re.search(r"0\.0476 .* anomaly .* \S+000\.png", capsys.readouterr().out)
+    shown = capsys.readouterr().out
+    assert re.search(r"0\.0476 .* anomaly .* \S+000\.png", shown)
+    assert "1 of 1 images are flagged; 0.05 would be" in shown
 
 
 def test_arriving_images_are_lines_of_json(work, detector, tmp_path, monkeypatch, capsys):
@@ -209,7 +211,8 @@ def test_arriving_images_are_lines_of_json(work, detector, tmp_path, monkeypatch
     image, broken = map(json.loads, capsys.readouterr().out.splitlines())
     assert image["path"] == str(tmp_path / "000.png") and image["is_anomaly"]
     assert image["p_value"] == 1 / 21
-    assert broken["path"] == str(tmp_path / "b.png") and "no readable image" in broken["error"]
+    b = tmp_path / "b.png"
+    assert broken == {"path": str(b), "error": f"{b}: no image format that Pillow knows"}
 
 
 def tile_model(work, path, region):

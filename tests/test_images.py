@@ -352,6 +352,9 @@ def test_no_image_is_an_error(tmp_path):
     (tmp_path / "x.png").write_bytes(b"x")
     with pytest.raises(ImageError, match=r"no readable image\n  .*x.png: no image format"):
         read_folder(tmp_path, 16, verbose=0)
+    with pytest.raises(ImageError) as raised:
+        read_folder(tmp_path / "x.png", 16, verbose=0)
+    assert str(raised.value) == f"{tmp_path / 'x.png'}: no image format that Pillow knows"
 
 
 DEEP = PIXELS[..., 0].astype(int) * 16

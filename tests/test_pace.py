@@ -30,7 +30,7 @@ class Watched(Pace):
 
     def __init__(self, *arguments, step_seconds=0.0, **more):
         super().__init__(*arguments, **more)
-        self.rates, self.step_seconds = [], step_seconds
+        self.rates, self.step_seconds, self.expected = [], step_seconds, []
 
     def clock(self):
         return self.now
@@ -42,6 +42,7 @@ class Watched(Pace):
     def on_train_batch_end(self, batch, logs=None):
         self.now += self.step_seconds
         super().on_train_batch_end(batch, logs)
+        self.expected.append(getattr(self.model, "expected_steps", None))
 
 
 def trained(fours, samples, **more):
@@ -76,6 +77,7 @@ def test_training_ends_with_the_rate_at_0_where_they_no_longer_are(fours, monkey
     # five looks without improvement, after the third
     assert pace.cooled_from == 8 * CHECK_STEPS
     assert pace.steps == pytest.approx((1 + COOL_DOWN) * pace.cooled_from, abs=1)
+    assert pace.expected[5:400:100] == [4000] * 4 and set(pace.expected[400:]) == {520}
     cycle = one_cycle(4000)[: pace.steps]
     np.testing.assert_allclose(pace.rates[:400], cycle[:400], rtol=1e-5)
     fall = 1 - np.arange(pace.steps - 400) / (COOL_DOWN * 400)
@@ -121,7 +123,10 @@ def test_a_training_that_goes_on_cools_down_as_if_it_had_not_stopped(fours, monk
     assert resumed.steps == pytest.approx(unbroken.steps, abs=1)
 
 
-def test_a_look_measures_what_was_truly_done(fours):
+@pytest.mark.parametrize("augmentation", ["none", "views"])
+def test_a_look_measures_what_was_truly_done(fours, monkeypatch, augmentation):
+    """On the images as they are, though training sees views of them."""
+    monkeypatch.setitem(SMALL, "augmentation", augmentation)
     detector, pace = trained(fours, 16 * 50)
     ((step, value),) = pace.history
     images, t = pace.pairs
@@ -135,6 +140,7 @@ def test_minutes_end_it_in_time_and_the_length_is_said(fours, capsys):
     detector, pace = trained(fours, 16 * 4000, minutes=10, step_seconds=4.0)
     alpha = detector.scoring_passes(100, 21) / (3 * 16) * 4.0
     assert pace.now == pytest.approx(600 - alpha, abs=5)
+    assert pace.expected[5:] == pytest.approx([pace.steps] * (pace.steps - 5), abs=3)
     assert pace.rates[-1] < 1e-3 * max(pace.rates) and max(pace.rates) == pytest.approx(4e-3, 0.05)
     (said,) = capsys.readouterr().out.splitlines()
     assert "about 8 minutes at 4 images/s" in said

@@ -1,5 +1,6 @@
 import contextlib
 import io
+from types import SimpleNamespace
 
 from utils import progress, training
 
@@ -16,8 +17,9 @@ class Terminal(io.StringIO):
         return True
 
 
-def train(steps, epochs, done=0, **more):
+def train(steps, epochs, done=0, expected=None, **more):
     bar = training.TrainingProgress("training", done + steps * epochs, done, **more)
+    bar.set_model(SimpleNamespace(**{"expected_steps": expected} if expected else {}))
     for epoch in range(epochs):
         for step in range(steps):
             bar.on_train_batch_end(step, {"loss": 1 / (step + 1)})
@@ -32,6 +34,10 @@ def test_a_log_has_a_line_an_epoch_and_no_codes():
     assert len(lines) == 3
     assert "500/1500" in lines[0] and "loss=0.25" in lines[0] and "accuracy=0.5" in lines[0]
     assert "1500/1500" in lines[-1]
+
+
+def test_a_training_that_is_to_end_sooner_is_shown_against_its_end():
+    assert "500/700" in shown(train, 500, 1, expected=700)
 
 
 def test_a_log_has_a_line_a_minute_within_an_epoch(monkeypatch):

@@ -84,6 +84,8 @@ def read_folder(
         squares.append(found)
         used.append(share)
     if not paths:
+        if len(skipped) == 1 and skipped[0][0] in map(Path, sources):
+            raise ImageError(f"{printable(skipped[0][0])}: {skipped[0][1]}")
         tried = "".join(f"\n  {printable(path)}: {reason}" for path, reason in skipped[:5])
         raise ImageError(f"{name or 'the list'} holds no readable image{tried}")
     deep = [each for each in squares if isinstance(each, Deep)]

@@ -169,7 +169,8 @@ def _random_states(model):
 class TrainingProgress(keras.callbacks.Callback):
     """`progress` over all steps of a training, with the mean of loss and metrics beside it.
 
-    done: the steps that were made before. A log has a line an epoch too.
+    done: the steps that were made before. A log has a line an epoch too. Another callback may say
+    by the model's expected_steps that they are fewer.
     """
 
     def __init__(self, description: str, steps: int, done: int = 0, verbose: int = 1):
@@ -193,6 +194,7 @@ class TrainingProgress(keras.callbacks.Callback):
             self.bar.refresh()
 
     def _show(self, logs):
+        self.bar.total = getattr(self.model, "expected_steps", self.bar.total)
         values = {name: f"{float(v):.4g}" for name, v in (logs or {}).items()}
         self.bar.set_postfix(values, refresh=False)
 
