@@ -95,7 +95,8 @@ def model(tmp_path_factory, digits):
 def test_the_command_and_the_pages_snippet(model, tmp_path, monkeypatch, capsys):
     """On photographs of several kinds, as the command `score` reads them."""
     rng = np.random.default_rng(0)
-    for i, (mode, size) in enumerate([("L", (90, 70)), ("RGB", (400, 300)), ("RGB", (33, 90))]):
+    kinds = [("L", (90, 70)), ("RGB", (400, 300)), ("RGB", (33, 90)), ("RGB", (20, 29))]
+    for i, (mode, size) in enumerate(kinds):
         pixels = rng.integers(0, 256, (*size[::-1], len(mode)), np.uint8).squeeze()
         exif = Image.Exif()
         exif[0x0112] = 6
