@@ -4,8 +4,9 @@
 
 The loops treat one image after another: SciPy's `affine_transform` on each channel, which is how
 libraries for data augmentation shift an image, or NumPy's padding and slicing; then flips and
-quarter turns by NumPy. All sides must give the same pixels. The layer is compiled alone; its share
-is of a training step of the paper's network on as many images.
+quarter turns by NumPy. All sides must give the same pixels. The layer is compiled alone; its share,
+and that of the random views that `best` trains on, is of a training step of the paper's network on
+as many images.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from scipy.ndimage import affine_transform
 
 from benchmarks.timing import medians, seconds_of
 from benchmarks.training_step import fixed_batch_step
+from models.augmentation import random_views
 from models.transformation_detector import TransformationDetector
 from transformations import Transformation, Transformer, TransformLayer
 from utils.device import PRECISIONS, device_name
@@ -53,6 +55,7 @@ def main() -> None:
     sides = {
         name: lambda name=name: seconds_of(outputs[name], calls.get(name, 20)) for name in outputs
     }
+    sides["random_views"] = lambda: seconds_of(lambda: random_views(x, rng), 20)
     step = fixed_batch_step(detector, options.images)
     sides["training step"] = lambda: seconds_of(step)
     found = medians(sides, options.repeats)
@@ -61,8 +64,9 @@ def main() -> None:
     slow = found["SciPy, image by image"]
     for name in outputs:
         print(f"{name:24}{options.images / found[name]:12,.0f} images/s{slow / found[name]:8.1f} x")
-    share = 100 * found["TransformLayer"] / found["training step"]
-    print(f"TransformLayer: {share:.2f} % of a training step in {detector.precision_}")
+    for name in ("TransformLayer", "random_views"):
+        share = 100 * found[name] / found["training step"]
+        print(f"{name}: {share:.2f} % of a training step in {detector.precision_}")
 
 
 def loop(shift, x: np.ndarray, each: list[Transformation]) -> np.ndarray:
