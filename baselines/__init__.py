@@ -18,7 +18,13 @@ def _small(**settings):
 
 METHODS = {
     "transformations": Method(
-        TransformationDetector, runs=5, recipes=RECIPES, hours=14.0, large=4.0, renamed=RENAMED
+        TransformationDetector,
+        runs=5,
+        recipes=RECIPES,
+        hours=14.0,
+        large=4.0,
+        tells_work=True,
+        renamed=RENAMED,
     ),
     "raw_ocsvm": Method(RawOCSVM, runs=1, hindsight=True, hours=0.2),
     "cae_ocsvm": Method(CAEOCSVM, runs=1, hindsight=True, hours=1.5),

@@ -77,9 +77,8 @@ def _density(graph, density, layers):
     """`UnitDensity.score` of what each layer has, (n * m, d)."""
     n, m, _ = density.reference.shape
     parts, constant = [], 0.0
-    references = density.layers(density.reference)
     for weight, layer, reference, gamma in zip(
-        WEIGHTS, layers, references, density.gamma, strict=False
+        WEIGHTS, layers, density.unit_reference, density.gamma, strict=False
     ):
         layer = graph.add("Reshape", layer, [-1, *reference.shape[1:]])
         layer = graph.add("LpNormalization", layer, axis=-1, p=2)

@@ -19,8 +19,8 @@ class UnitDensity:
     reference: (n, m, d), what one layer or two have for n normal images under each transformation.
     widths: how many of the d numbers are of each layer; None: all are of one. A layer's numbers
     become a unit vector, kept in float16; in float16 they are such vectors already. gamma
-    (layers, m): SHARPNESS over their total variance. The kernel is exp(-gamma ||a - b||^2), as Sohn
-    et al. (2021) have it for one layer.
+    (layers, m): SHARPNESS over their total variance. unit_reference: by layer, in float32. The
+    kernel is exp(-gamma ||a - b||^2), as Sohn et al. (2021) have it for one layer.
     """
 
     def __init__(self, reference: np.ndarray, widths: Sequence[int] | None = None):
@@ -28,12 +28,10 @@ class UnitDensity:
         made = reference.dtype == np.float16
         kept = reference if made else np.concatenate(self.layers(reference), axis=-1)
         self.reference = kept.astype(np.float16)
-        spread = [part.astype(np.float64).var(axis=0).sum(axis=-1) for part in self._split()]
+        parts = np.split(self.reference, self._cuts, axis=-1)
+        spread = [part.astype(np.float64).var(axis=0).sum(axis=-1) for part in parts]
         self.gamma = SHARPNESS / np.maximum(spread, 1e-6)
-        self._unit = self.layers(self.reference)  # float16 is a thousandth off length 1
-
-    def _split(self):
-        return np.split(self.reference, self._cuts, axis=-1)
+        self.unit_reference = self.layers(self.reference)  # float16 is a thousandth off length 1
 
     def layers(self, features: np.ndarray) -> list[np.ndarray]:
         """Features (..., d) by layer, as unit vectors in float32."""
@@ -48,7 +46,7 @@ class UnitDensity:
         """
         total = 0.0
         for weight, reference, gamma, layer in zip(
-            WEIGHTS, self._unit, self.gamma, self.layers(features), strict=False
+            WEIGHTS, self.unit_reference, self.gamma, self.layers(features), strict=False
         ):
             total += weight * _log_density(layer, reference[:, rows], gamma[rows])
         return total

@@ -32,7 +32,8 @@ class Method:
     settings by the test labels, as the paper lets the one-class SVMs do, through
     `score_in_hindsight(x, normal)`. datasets: those that the paper has it on. hours: about what a
     class of CIFAR-10 takes on a core with AVX2; large: how many times as long a pixel takes in
-    images over 32x32. renamed: old names of settings, and the new ones.
+    images over 32x32. tells_work: the detector has `training_samples` and `scoring_passes`.
+    renamed: old names of settings, and the new ones.
     """
 
     create: Callable[..., Detector]
@@ -42,6 +43,7 @@ class Method:
     datasets: tuple[str, ...] = TABLE_1
     hours: float = 1.0
     large: float = 1.0
+    tells_work: bool = False
     renamed: dict[str, str] = field(default_factory=dict)
 
     def changes(self, options: argparse.Namespace) -> dict:
@@ -141,7 +143,7 @@ class Task:
         x_test = random_part(data.x_test, limit, options.seed)
         normal = random_part(data.y_test, limit, options.seed) == run.class_index
         callbacks = []
-        if remaining and hasattr(detector, "training_samples"):
+        if remaining and self.method.tells_work:
             callbacks = [TimeEstimate(run.method, detector, len(x), len(x_test), remaining)]
         detector.fit(x, checkpoint=run.checkpoint, callbacks=callbacks)
         if self.method.hindsight:
