@@ -24,7 +24,7 @@ RECIPES = {
         "weight_decay": 0.0,
         "depth": 16,
         "widen_factor": 2,
-        "samples": 160_000,
+        "samples": 1_600_000,
         "score_name": "density",
     },
     "small": {
