@@ -94,7 +94,7 @@ def fitted(command: list, model: Path) -> ImageScorer:
     with contextlib.redirect_stdout(sys.stderr):
         if status := detect.main(list(map(str, command))):
             sys.exit(status)
-    return ImageScorer(model, verbose=0)
+    return ImageScorer(model, None, max_pixels=0, verbose=0)  # it reads no files
 
 
 if __name__ == "__main__":
