@@ -23,8 +23,8 @@ RECIPES = {
         "learning_rate": 1e-2,
         "weight_decay": 0.0,
         "depth": 16,
-        "widen_factor": 2,
-        "samples": 1_600_000,
+        "widen_factor": 4,
+        "samples": 400_000,
         "score_name": "density",
     },
     "small": {
