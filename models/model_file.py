@@ -14,7 +14,6 @@ import h5py
 import keras
 import numpy as np
 
-from models.responses import density_layers
 from models.wide_residual_network import HIDDEN_UNITS
 from transformations import TransformationSet
 from utils.density import UnitDensity
@@ -99,13 +98,12 @@ def _from_archive(archive, path, create, precision):
     if detector.settings_.score_name == "density":
         with archive.open("density.npy") as member:
             reference = np.load(member, allow_pickle=False)
-        widths = [each.shape[-1] for each in density_layers(detector.network_)]
-        d = sum(widths)
+        d = detector.network_.get_layer("features").output.shape[-1]
         if reference.shape[1:] != (m, d) or not np.isfinite(reference).all():
             raise ValueError(
                 f"density.npy, of shape {reference.shape}, is not of {m} x {d} finite features"
             )
-        detector.density_ = UnitDensity(reference, widths)
+        detector.density_ = UnitDensity(reference)
     detector.seconds_ = {part: float(value) for part, value in saved["seconds"].items()}
     detector.record_, detector.details_ = dict(saved["found"]), dict(saved["details"])
     if "calibration_scores" in saved:

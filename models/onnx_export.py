@@ -8,8 +8,6 @@ import os
 
 import numpy as np
 
-from models.responses import density_layers
-from utils.density import WEIGHTS
 from utils.files import replacing
 
 OPSET, IR_VERSION = 17, 8
@@ -35,7 +33,7 @@ def write_onnx(path: str | os.PathLike, detector) -> None:
     if detector.image_dtype_ == "uint8":  # to [-1, 1], as scale_images does
         images = graph.add("Cast", images, to=graph.onnx.TensorProto.FLOAT)
         images = graph.add("Sub", graph.add("Mul", images, np.float32(2 / 255)), np.float32(1))
-    logits, features = _logits_and_layers(graph, detector.network_, images)
+    logits, features = _logits_and_features(graph, detector.network_, images)
     if detector.settings_.score_name == "density":
         outputs = {"score": _density(graph, detector.density_, features)}
     else:
@@ -73,28 +71,23 @@ def _score(graph, detector, log_p):
     return graph.add("ReduceSum", graph.add("Mul", log_p, weights), [1, 2], keepdims=0)
 
 
-def _density(graph, density, layers):
-    """`UnitDensity.score` of what each layer has, (n * m, d)."""
-    n, m, _ = density.reference.shape
-    parts, constant = [], 0.0
-    for weight, layer, reference, gamma in zip(
-        WEIGHTS, layers, density.unit_reference, density.gamma, strict=False
-    ):
-        layer = graph.add("Reshape", layer, [-1, *reference.shape[1:]])
-        layer = graph.add("LpNormalization", layer, axis=-1, p=2)
-        constant += weight * np.log(n)
-        for j in range(m):
-            part = graph.add("Gather", layer, np.array(j), axis=1)
-            cosine = graph.add("MatMul", part, reference[:, j].T)
-            cosine = graph.add("Cast", cosine, to=graph.onnx.TensorProto.DOUBLE)
-            exponent = graph.add("Mul", graph.add("Sub", cosine, 1.0), 2.0 * gamma[j])
-            log_density = graph.add("ReduceLogSumExp", exponent, axes=[1], keepdims=0)
-            parts.append(graph.add("Mul", log_density, weight / m))
-    return graph.add("Sub", graph.add("Sum", *parts), constant)
+def _density(graph, density, features):
+    """`UnitDensity.score` of features (n * m, d)."""
+    n, m, d = density.reference.shape
+    features = graph.add("Reshape", features, [-1, m, d])
+    features = graph.add("LpNormalization", features, axis=-1, p=2)
+    parts = []
+    for j in range(m):
+        part = graph.add("Gather", features, np.array(j), axis=1)
+        cosine = graph.add("MatMul", part, density.unit_reference[:, j].T)
+        cosine = graph.add("Cast", cosine, to=graph.onnx.TensorProto.DOUBLE)
+        exponent = graph.add("Mul", graph.add("Sub", cosine, 1.0), 2.0 * density.gamma[j])
+        parts.append(graph.add("ReduceLogSumExp", exponent, axes=[1], keepdims=0))
+    return graph.add("Sub", graph.add("Div", graph.add("Sum", *parts), float(m)), np.log(n))
 
 
-def _logits_and_layers(graph, network, images):
-    """The logits and `density_layers`, layer by layer, with channels first, which ONNX wants."""
+def _logits_and_features(graph, network, images):
+    """The logits and features, layer by layer, with channels first, which ONNX wants."""
     values = {}
     for layer in network.layers:
         kind = type(layer).__name__
@@ -122,7 +115,7 @@ def _logits_and_layers(graph, network, images):
         else:
             raise ValueError(f"layer {layer.name} is of kind {kind}, which cannot be exported")
         values[id(layer.output)] = y
-    return y, [values[id(each)] for each in density_layers(network)]
+    return y, values[id(network.get_layer("features").output)]
 
 
 class _Graph:

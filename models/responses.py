@@ -33,12 +33,6 @@ def create_trainer(
     return keras.Model([images, t], network(scale_images(transform([images, t]))))
 
 
-def density_layers(network: keras.Model) -> list:
-    """What a density is of: "features", and what the last layer reads, where that is another."""
-    features, read = network.get_layer("features").output, network.layers[-1].input
-    return [features] if read is features else [features, read]
-
-
 def create_responder(
     network: keras.Model,
     transformations: TransformationSet,
@@ -50,7 +44,7 @@ def create_responder(
     """From b images to log y(T_i(x)), (b, m, k), for m transformations i by number; None: all.
 
     Of a network with several heads, y is that named "transformations". features: the d numbers of
-    `density_layers` are appended, (b, m, k + d).
+    the layer "features" are appended, (b, m, k + d).
     """
     b, height, width, _ = batch_shape
     maps = transformations.index_maps(height, width)
@@ -60,7 +54,7 @@ def create_responder(
     logits = logits["transformations"] if isinstance(logits, dict) else logits
     parts = [ops.log_softmax(logits, axis=-1)]
     if features:
-        parts += [ops.cast(each, "float32") for each in density_layers(network)]
+        parts.append(ops.cast(network.get_layer("features").output, "float32"))
     model = keras.Model(network.input, ops.concatenate(parts, axis=-1))
     outputs = model(scale_images(all_transformed(images, maps)))
     responder = keras.Model(images, ops.reshape(outputs, (b, len(maps), outputs.shape[-1])))

@@ -16,7 +16,7 @@ import numpy as np
 from models.anomaly_map import anomaly_map
 from models.augmentation import random_views
 from models.model_file import check_model_path, read_model, write_model
-from models.responses import create_responder, create_trainer, density_layers
+from models.responses import create_responder, create_trainer
 from models.wide_residual_network import create_wide_residual_network
 from transformations import Rotations, SimpleTransformer, TransformationSet, Transformer
 from utils.backend import backend, keras_defaults
@@ -71,10 +71,10 @@ class TransformationDetector(Detector):
     not the paper's: the Dirichlet score of the rotation alone, from responses summed over flips and
     shifts. Sums of a Dirichlet vector's components are a Dirichlet vector too. Most of the 72
     components are nearly 0, and their logarithms decide the paper's score; of the sums there are
-    four. "density" is that of the features, and of the last hidden layer where there is one, under
-    each transformation (`utils.density`). scored_transformations: those under which an image is
-    scored, "all", or "unflipped", half as many. alpha_images: alpha and density are estimated from
-    a random so many of the training images, None from all of them.
+    four. "density" is that of the network's features under each transformation (`utils.density`).
+    scored_transformations: those under which an image is scored, "all", or "unflipped", half as
+    many. alpha_images: alpha and density are estimated from a random so many of the training
+    images, None from all of them.
 
     After `fit`, for m scored of k transformations: network_ (images to logits), transformer_,
     scored_indices_ (m,), alpha_ (m, k) float64, rotation_alpha_ (m, rotations), density_,
@@ -272,8 +272,7 @@ class TransformationDetector(Detector):
         if self._has_rotations_:
             self.rotation_alpha_ = estimate_alpha(*rotation_sums / n)
         if self.settings_.score_name == "density":
-            widths = [each.shape[-1] for each in density_layers(self.network_)]
-            self.density_ = UnitDensity(np.concatenate(features), widths)
+            self.density_ = UnitDensity(np.concatenate(features))
 
     def _split(self, outputs):
         """What the responder gives (n, m, k + d): log y (n, m, k), and features (n, m, d)."""

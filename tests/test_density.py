@@ -25,17 +25,6 @@ def test_is_scikit_learns_kernel_density_of_unit_vectors():
     np.testing.assert_allclose(np.diff(one), np.diff(expected[2]), rtol=1e-3, atol=1e-3)
 
 
-def test_two_layers_are_two_densities_the_second_counts_half():
-    reference, x = features(30, seed=6), features(9, seed=7)
-    both = UnitDensity(np.concatenate([reference, reference[..., 1:4] ** 2], -1), [5, 3])
-    one, two = UnitDensity(reference), UnitDensity(reference[..., 1:4] ** 2)
-    found = both.score(np.concatenate([5 * x, x[..., 1:4] ** 2], -1))
-    expected = one.score(x) + 0.5 * two.score(x[..., 1:4] ** 2)
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
-    again = UnitDensity(both.reference, [5, 3])
-    np.testing.assert_array_equal(again.reference, both.reference)
-
-
 def test_lengths_do_not_matter_and_zeros_are_finite():
     reference, x = features(20, seed=2), features(7, seed=3)
     density = UnitDensity(reference)
