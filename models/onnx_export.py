@@ -74,14 +74,19 @@ def _score(graph, detector, log_p):
 def _density(graph, density, features):
     """`UnitDensity.score` of features (n * m, d)."""
     n, m, d = density.reference.shape
+    double = graph.onnx.TensorProto.DOUBLE
     features = graph.add("Reshape", features, [-1, m, d])
-    features = graph.add("LpNormalization", features, axis=-1, p=2)
+    features, reference = (
+        graph.add("LpNormalization", graph.add("Cast", each, to=double), axis=-1, p=2)
+        for each in (features, density.reference.transpose(1, 0, 2))
+    )
     parts = []
-    for j in range(m):
-        part = graph.add("Gather", features, np.array(j), axis=1)
-        cosine = graph.add("MatMul", part, density.unit_reference[:, j].T)
-        cosine = graph.add("Cast", cosine, to=graph.onnx.TensorProto.DOUBLE)
-        exponent = graph.add("Mul", graph.add("Sub", cosine, 1.0), 2.0 * density.gamma[j])
+    for j, gamma in enumerate(density.gamma):
+        one = graph.add("Gather", features, np.array(j), axis=1)
+        others = graph.add("Transpose", graph.add("Gather", reference, np.array(j)), perm=[1, 0])
+        exponent = graph.add(
+            "Mul", graph.add("Sub", graph.add("MatMul", one, others), 1.0), 2 * gamma
+        )
         parts.append(graph.add("ReduceLogSumExp", exponent, axes=[1], keepdims=0))
     return graph.add("Sub", graph.add("Div", graph.add("Sum", *parts), float(m)), np.log(n))
 

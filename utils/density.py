@@ -13,7 +13,7 @@ class UnitDensity:
 
     reference: (n, m, d), the features of n normal images under each transformation, kept at length
     1 in float16; in float16 they are so already. gamma (m,): SHARPNESS over their total variance.
-    unit_reference: the same in float32. The kernel is exp(-gamma ||a - b||^2), as Sohn et al.
+    unit_reference: the same in float64. The kernel is exp(-gamma ||a - b||^2), as Sohn et al.
     (2021) have it.
     """
 
@@ -39,6 +39,6 @@ class UnitDensity:
 
 
 def unit(features: np.ndarray) -> np.ndarray:
-    """Vectors (..., d) at length 1, float32; 0 stays 0."""
-    features = np.asarray(features, np.float32)
+    """Vectors (..., d) at length 1, float64; 0 stays 0."""
+    features = np.asarray(features, np.float64)
     return features / np.maximum(np.linalg.norm(features, axis=-1, keepdims=True), 1e-12)
