@@ -1,6 +1,8 @@
 """Training that can be stopped at any step and gone on with."""
 
+import functools
 import json
+import math
 import os
 import time
 import zipfile
@@ -14,6 +16,9 @@ from keras import ops
 from utils.batches import batches
 from utils.files import replacing
 from utils.progress import Lines, progress
+
+LEAST_STEPS = 200
+"""Of a call of Keras's `fit`, which takes some tenths of a second beside its steps."""
 
 
 def fit_steps(
@@ -32,8 +37,9 @@ def fit_steps(
     """Train a compiled model for total_steps batches, from where the checkpoint left off.
 
     batches_of: from an epoch, 0, 1, ..., to its batches, a function from 0..steps_per_epoch - 1 to
-    what a step takes (`utils.batches.batches`). The last epoch is cut where the steps end, or where
-    a callback sets the model's stop_training. phase: how many other trainings of the same fit, with
+    what a step takes (`utils.batches.batches`). What Keras and callbacks see as one epoch are as
+    many as have LEAST_STEPS. The last is cut where the steps end, or where a callback sets the
+    model's stop_training. phase: how many other trainings of the same fit, with
     the same checkpoint, come before; where it is the checkpoint of a later one, nothing is done.
 
     Raises ValueError where training diverges; learning_rate is for that message.
@@ -43,16 +49,20 @@ def fit_steps(
     if done is None:
         return
     bar = TrainingProgress(description, total_steps, done, verbose)
+    batches_of = functools.lru_cache(maxsize=1)(batches_of)
+
+    def batch(step):
+        epoch, index = divmod(step, steps_per_epoch)
+        return batches_of(epoch)(index)
+
+    steps_per_fit = math.ceil(LEAST_STEPS / steps_per_epoch) * steps_per_epoch
     while done < total_steps:
-        epoch, first = divmod(done, steps_per_epoch)
-        batch = batches_of(epoch)
+        number = done // steps_per_fit
+        end = min((number + 1) * steps_per_fit, total_steps)
         model.fit(
-            batches(
-                min(steps_per_epoch - first, total_steps - done),
-                lambda i, batch=batch, first=first: batch(first + i),
-            ),
-            initial_epoch=epoch,
-            epochs=epoch + 1,
+            batches(end - done, lambda i, done=done: batch(done + i)),
+            initial_epoch=number,
+            epochs=number + 1,
             shuffle=False,
             verbose=0,
             callbacks=[checkpoint, bar, *callbacks],
