@@ -43,5 +43,5 @@ RECIPES["best_small"] = RECIPES["best"] | {
     "widen_factor": 1,
     "samples": 10_800,
 }
-"""`paper` is section 5.3: the constructor's own defaults. `best_short` is a tenth of `best`.
+"""`paper` is section 5.3: the constructor's own defaults. `best_short` is a ninth of `best`.
 `small` and `best_small` take seconds, for first tries and for digits, which are not mirrored."""

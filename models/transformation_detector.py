@@ -37,7 +37,7 @@ from utils.training import Checkpoint, diverged, fit_steps
 SCORES = ("dirichlet", "simplified", "rotation", "density")
 MAX_ACTIVATIONS = 2**30
 """A layer's numbers while an image is scored, over which that is refused: 4 GiB in float32. The
-paper's network has a hundredth of it at 64x64, and over half at 256x256."""
+paper's network has a thirtieth of it at 64x64, and over half at 256x256."""
 
 OPTIMIZERS = {"adam": Adam, "muon": Muon}
 
@@ -63,8 +63,8 @@ class TransformationDetector(Detector):
     (linear warm-up from 1/25 of it over the first three tenths, then cosine to 0), or "paced", by a
     callback `models.pace.Pace`. augmentation: "views" shows the network a random view of each image
     (`models.augmentation`), transformed. hidden_layers, of the head, and weight_decay:
-    see `create_wide_residual_network`. precision: "float32", "mixed_bfloat16", or "auto", which
-    takes bfloat16 where that is faster. The same seed gives the same initial weights and, on any
+    see `create_wide_residual_network`. precision: "float32", "mixed_bfloat16", or "auto", see
+    `utils.device.resolve_precision`. The same seed gives the same initial weights and, on any
     backend, the same order of pairs and the same views; None draws one, which settings_ has.
 
     score_name: "dirichlet" (section 4.2), "simplified" (its last paragraph) or "rotation", which is

@@ -76,7 +76,7 @@ def rotation_detector(fours, detector, checkpoint):
 
 @pytest.fixture(scope="module")
 def density_detector(fours):
-    """Rotations of random views, and the density of features and hidden layer."""
+    """Rotations of random views, and the density of features."""
     own = {"transformations": "rotations", "augmentation": "views", "score_name": "density"}
     return TransformationDetector(**SMALL | own, hidden_layers=1, epochs=10).fit(fours)
 

@@ -4,8 +4,7 @@ import numpy as np
 from scipy.special import logsumexp
 
 SHARPNESS = 100.0
-"""How many times narrower a kernel is than the features are spread: 1 / (2 bandwidth^2) times their
-total variance."""
+"""How narrow a kernel is: the features' total variance over 2 bandwidth^2."""
 
 
 class UnitDensity:

@@ -37,10 +37,10 @@ def fit_steps(
     """Train a compiled model for total_steps batches, from where the checkpoint left off.
 
     batches_of: from an epoch, 0, 1, ..., to its batches, a function from 0..steps_per_epoch - 1 to
-    what a step takes (`utils.batches.batches`). What Keras and callbacks see as one epoch are as
-    many as have LEAST_STEPS. The last is cut where the steps end, or where a callback sets the
-    model's stop_training. phase: how many other trainings of the same fit, with
-    the same checkpoint, come before; where it is the checkpoint of a later one, nothing is done.
+    what a step takes (`utils.batches.batches`). Keras and callbacks see as one epoch as many whole
+    ones as make LEAST_STEPS; the last is cut where the steps end, or where a callback sets the
+    model's stop_training. phase: how many other trainings of the same fit, with the same
+    checkpoint, come before; where it is the checkpoint of a later one, nothing is done.
 
     Raises ValueError where training diverges; learning_rate is for that message.
     """
