@@ -52,7 +52,7 @@ def create_wide_residual_network(
     penalty = keras.regularizers.L2(weight_decay / 2) if weight_decay else None
     policy = {"dtype": dtype}
 
-    def kernel(scale, distribution):
+    def kernel(scale=2.0, distribution="untruncated_normal"):
         how = {"mode": "fan_in", "distribution": distribution, "seed": next_seed()}
         initializer = keras.initializers.VarianceScaling(scale, **how)
         return {"kernel_initializer": initializer, "kernel_regularizer": penalty}
@@ -61,10 +61,8 @@ def create_wide_residual_network(
         return None if seed is None else int(seeds.integers(2**31))
 
     def conv(x, filters, size=3, stride=1):
-        how = kernel(2.0, "untruncated_normal") | policy
-        return layers.Conv2D(filters, size, strides=stride, padding="same", use_bias=False, **how)(
-            x
-        )
+        how = kernel() | policy
+        return layers.Conv2D(filters, size, stride, "same", use_bias=False, **how)(x)
 
     def bn_relu(x):
         how = {"gamma_regularizer": penalty, "beta_regularizer": penalty} | policy
@@ -82,8 +80,7 @@ def create_wide_residual_network(
 
     def head(x, n, name):
         for _ in range(hidden_layers):
-            how = kernel(2.0, "untruncated_normal") | policy
-            x = bn_relu(layers.Dense(HIDDEN_UNITS, use_bias=False, **how)(x))
+            x = bn_relu(layers.Dense(HIDDEN_UNITS, use_bias=False, **kernel(), **policy)(x))
         # uniform in +-1/sqrt(fan_in), the scale of 1/3 being that interval's variance
         how = kernel(1 / 3, "uniform") | {"bias_regularizer": penalty, "dtype": "float32"}
         return layers.Dense(n, final_activation, name=name, **how)(x)
