@@ -62,18 +62,17 @@ def input_gradient(function, x, **arguments):
         return keras.tree.pack_sequence_as(x, gradients)
     import jax
 
-    variables = getattr(function, "non_trainable_variables", [])
+    if not isinstance(function, keras.Model):
+        return jax.grad(lambda x: ops.sum(function(x, **arguments)))(x)
+    trained, others = function.trainable_variables, function.non_trainable_variables
+    weights, state = ([each.value for each in group] for group in (trained, others))
 
     def total(x):
-        if not isinstance(function, keras.Model):
-            return ops.sum(function(x, **arguments)), []
-        weights = [variable.value for variable in function.trainable_variables]
-        state = [variable.value for variable in variables]
-        outputs, state = function.stateless_call(weights, state, x, **arguments)
-        return ops.sum(outputs), state
+        outputs, new_state = function.stateless_call(weights, state, x, **arguments)
+        return ops.sum(outputs), new_state
 
-    gradient, state = jax.grad(total, has_aux=True)(x)
-    for variable, value in zip(variables, state, strict=True):
+    gradient, new_state = jax.grad(total, has_aux=True)(x)
+    for variable, value in zip(others, new_state, strict=True):
         variable.assign(value)
     return gradient
 
