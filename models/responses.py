@@ -38,17 +38,16 @@ def create_responder(
     transformations: TransformationSet,
     batch_shape: tuple[int, int, int, int],
     image_dtype: str,
-    indices: np.ndarray | None = None,
+    indices: np.ndarray | slice = slice(None),
     features: bool = False,
 ) -> keras.Model:
-    """From b images to log y(T_i(x)), (b, m, k), for m transformations i by number; None: all.
+    """From b images to log y(T_i(x)), (b, m, k), for m transformations i by number, or all.
 
     Of a network with several heads, y is that named "transformations". features: the d numbers of
     the layer "features" are appended, (b, m, k + d).
     """
     b, height, width, _ = batch_shape
-    maps = transformations.index_maps(height, width)
-    maps = maps if indices is None else maps[indices]
+    maps = transformations.index_maps(height, width)[indices]
     images = keras.Input(batch_shape=batch_shape, dtype=image_dtype)
     logits = network.output
     logits = logits["transformations"] if isinstance(logits, dict) else logits
