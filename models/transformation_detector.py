@@ -24,12 +24,7 @@ from utils.batches import epoch_pairs, pair_batches, predictions
 from utils.density import UnitDensity
 from utils.detector import Detector, NotFittedError
 from utils.device import PRECISIONS, device_name, scoring_batch, use_xla, versions
-from utils.dirichlet import (
-    estimate_alpha,
-    normality_score,
-    rotation_responses,
-    simplified_score,
-)
+from utils.dirichlet import estimate_alpha, normality_score, rotation_responses, simplified_score
 from utils.optimizers import Adam, Muon, one_cycle
 from utils.settings import choice, number, optional, setting, whole_number
 from utils.training import Checkpoint, diverged, fit_steps
@@ -40,10 +35,11 @@ MAX_ACTIVATIONS = 2**30
 paper's network has a thirtieth of it at 64x64, and over half at 256x256."""
 
 OPTIMIZERS = {"adam": Adam, "muon": Muon}
+FIXED_SETS = {"simple": SimpleTransformer, "rotations": Rotations}
 
 
 def _transformations(name, value):
-    named = choice("full", "simple", "rotations")
+    named = choice("full", *FIXED_SETS)
     return value if isinstance(value, TransformationSet) else named(name, value)
 
 
@@ -168,13 +164,11 @@ class TransformationDetector(Detector):
         )
 
     def _resolve_transformations(self):
-        settings, side = self.settings_, min(self.image_shape_[:2])
-        if isinstance(settings.transformations, TransformationSet):
-            return settings.transformations
-        if settings.transformations in ("simple", "rotations"):
-            return SimpleTransformer() if settings.transformations == "simple" else Rotations()
-        translation = side // 4 if settings.translation is None else settings.translation
-        return Transformer(translation, translation)
+        chosen, translation = self.settings_.transformations, self.settings_.translation
+        if chosen == "full":
+            translation = translation or min(self.image_shape_[:2]) // 4
+            return Transformer(translation, translation)
+        return chosen if isinstance(chosen, TransformationSet) else FIXED_SETS[chosen]()
 
     def _architecture(self):
         """Depth and widen factor."""
