@@ -1,40 +1,31 @@
 """Named hyperparameters of `TransformationDetector`."""
 
+MUON = {"optimizer": "muon", "schedule": "one_cycle", "learning_rate": 1e-2, "weight_decay": 0.0}
+
 RECIPES = {
     "paper": {},
     "one_cycle": {"schedule": "one_cycle", "learning_rate": 4e-3, "weight_decay": 0.0},
-    "fast": {
-        "optimizer": "muon",
-        "schedule": "one_cycle",
-        "learning_rate": 1e-2,
-        "weight_decay": 0.0,
-        "widen_factor": 2,
-        "samples": 400_000,
-        "score_name": "rotation",
-        "scored_transformations": "unflipped",
-        "alpha_images": 500,
-    },
-    "best": {
-        "transformations": "rotations",
-        "augmentation": "views",
-        "hidden_layers": 1,
-        "optimizer": "muon",
-        "schedule": "one_cycle",
-        "learning_rate": 1e-2,
-        "weight_decay": 0.0,
-        "depth": 16,
-        "widen_factor": 4,
-        "samples": 400_000,
-        "score_name": "density",
-    },
-    "small": {
-        "schedule": "one_cycle",
-        "learning_rate": 4e-3,
-        "weight_decay": 0.0,
-        "widen_factor": 1,
-        "epochs": 2,
-        "scored_transformations": "unflipped",
-    },
+}
+RECIPES["fast"] = MUON | {
+    "widen_factor": 2,
+    "samples": 400_000,
+    "score_name": "rotation",
+    "scored_transformations": "unflipped",
+    "alpha_images": 500,
+}
+RECIPES["best"] = MUON | {
+    "transformations": "rotations",
+    "augmentation": "views",
+    "hidden_layers": 1,
+    "depth": 16,
+    "widen_factor": 4,
+    "samples": 400_000,
+    "score_name": "density",
+}
+RECIPES["small"] = RECIPES["one_cycle"] | {
+    "widen_factor": 1,
+    "epochs": 2,
+    "scored_transformations": "unflipped",
 }
 RECIPES["best_short"] = RECIPES["best"] | {"widen_factor": 2, "samples": 160_000}
 RECIPES["best_small"] = RECIPES["best"] | {
