@@ -84,9 +84,8 @@ def _density(graph, density, features):
     for j, gamma in enumerate(density.gamma):
         one = graph.add("Gather", features, np.array(j), axis=1)
         others = graph.add("Transpose", graph.add("Gather", reference, np.array(j)), perm=[1, 0])
-        exponent = graph.add(
-            "Mul", graph.add("Sub", graph.add("MatMul", one, others), 1.0), 2 * gamma
-        )
+        cosine = graph.add("MatMul", one, others)
+        exponent = graph.add("Mul", graph.add("Sub", cosine, 1.0), 2 * gamma)
         parts.append(graph.add("ReduceLogSumExp", exponent, axes=[1], keepdims=0))
     return graph.add("Sub", graph.add("Div", graph.add("Sum", *parts), float(m)), np.log(n))
 
