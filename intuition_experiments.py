@@ -221,12 +221,11 @@ def ascend(
     """
     k = len(transformations)
     maps = transformations.index_maps(*x.shape[1:3])
-    identity = ops.reshape(ops.eye(k), (1, k, k))
 
     def score(images):
         moved = all_transformed(2 * images - 1, maps)
         responses = ops.softmax(network(moved, training=False))
-        return ops.sum(ops.reshape(responses, (-1, k, k)) * identity, axis=(1, 2)) / k
+        return ops.trace(ops.reshape(responses, (-1, k, k)), axis1=1, axis2=2) / k
 
     def cut(numbers, by):
         lowest = np.quantile(by, quantile, axis=(1, 2, 3), keepdims=True)
