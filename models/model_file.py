@@ -42,13 +42,11 @@ def write_model(path: Path, detector) -> None:
         "image_shape": detector.image_shape_,
         "image_dtype": detector.image_dtype_,
         "alpha": detector.alpha_.tolist(),
-        "rotation_alpha": None,
+        "rotation_alpha": detector.rotation_alpha_.tolist() if detector._has_rotations_ else None,
         "seconds": detector.seconds_,
         "found": detector.record_,
         "details": detector.details_,
     }
-    if hasattr(detector, "rotation_alpha_"):
-        saved["rotation_alpha"] = detector.rotation_alpha_.tolist()
     if hasattr(detector, "calibration_scores_"):
         saved["calibration_scores"] = detector.calibration_scores_.tolist()
         saved["false_alarm_rate"] = detector.false_alarm_rate_
