@@ -30,8 +30,7 @@ class ADGAN(DeepBaseline):
 
     Scoring: for each of n_seeds latent vectors z, scoring_steps Adam steps (beta_1 0.5) on z with
     z_learning_rate, in turn with steps on a copy of the generator's weights with
-    weights_learning_rate; every image and z starts from the trained weights. The steps on the
-    weights are in training mode, with the statistics of one generated image (`Reconstruction`). The
+    weights_learning_rate; every image and z starts from the trained weights (`Reconstruction`). The
     score is minus the mean over the z of the mean squared error that is left. All images have the
     same first z, so that the score of an image depends on nothing else.
 

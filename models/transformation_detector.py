@@ -55,13 +55,12 @@ class TransformationDetector(Detector):
     - epochs over the |T| * n transformed images: 200 / |T|, rounded up. It may be a fraction.
 
     samples: instead of epochs, how many transformed images training sees, whatever n is. optimizer:
-    "adam", or "muon", see `utils.optimizers.Muon`, with learning_rate, "constant" or "one_cycle"
-    (linear warm-up from 1/25 of it over the first three tenths, then cosine to 0), or "paced", by a
-    callback `models.pace.Pace`. augmentation: "views" shows the network a random view of each image
-    (`models.augmentation`), transformed. hidden_layers, of the head, and weight_decay:
-    see `create_wide_residual_network`. precision: "float32", "mixed_bfloat16", or "auto", see
-    `utils.device.resolve_precision`. The same seed gives the same initial weights and, on any
-    backend, the same order of pairs and the same views; None draws one, which settings_ has.
+    "adam", or "muon", see `utils.optimizers.Muon`, with learning_rate, "constant", "one_cycle", see
+    `utils.optimizers.one_cycle`, or "paced", by a callback `models.pace.Pace`. augmentation:
+    "views" shows the network a random view of each image (`models.augmentation`), transformed.
+    hidden_layers, of the head, and weight_decay: see `create_wide_residual_network`. precision:
+    "float32", "mixed_bfloat16", or "auto", see `utils.device.resolve_precision`. The same seed
+    gives the same order of pairs and the same views on any backend.
 
     score_name: "dirichlet" (section 4.2), "simplified" (its last paragraph) or "rotation", which is
     not the paper's: the Dirichlet score of the rotation alone, from responses summed over flips and
@@ -353,10 +352,8 @@ class TransformationDetector(Detector):
     def load(cls, path: str | os.PathLike, *, precision: str | None = None):
         """The detector that `save` wrote; on another backend its scores agree within rounding.
 
-        The file may come from a stranger. The network is built from the settings, never from code
-        or classes named in the file, nothing is unpickled, and weights are read once they are known
-        to be in the file and as many as the settings say. precision: None keeps the one that the
-        detector was trained with.
+        The file may come from a stranger: `models.model_file` says what reading it never does.
+        precision: None keeps the one that the detector was trained with.
 
         Raises ValueError where the file is not a saved detector, OSError where it cannot be read.
         """
