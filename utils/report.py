@@ -123,17 +123,13 @@ def _cards(report, rows):
             pixels = report.read(rows[i].path, THUMBNAIL)
         except ImageError:  # changed or gone since it was scored
             pixels = report.images[i]
-        picture = _data(Image.fromarray(pixels), quality=80, lossless=len(pixels) < ENLARGED)
+        small = len(pixels) < ENLARGED
+        picture = _data(Image.fromarray(pixels), quality=80, lossless=small)
         map_ = _data(heat(report.maps[i]), lossless=True) if i in report.maps else ""
         size += len(picture) + len(map_)
         if size > BUDGET:
             break
-        cards[i] = {
-            "row": rows[i],
-            "picture": picture,
-            "heat": map_,
-            "small": len(pixels) < ENLARGED,
-        }
+        cards[i] = {"row": rows[i], "picture": picture, "heat": map_, "small": small}
     return cards
 
 
