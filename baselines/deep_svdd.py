@@ -57,14 +57,13 @@ class DeepSVDD(DeepBaseline):
         settings = self.settings_
         n = max(1, round((1 - settings.held_out) * len(x)))
         x = x[np.sort(np.random.default_rng(settings.seed).permutation(len(x))[:n])]
-        *networks, normalise = self._lenet(x)
+        encoder, decoder, normalise = self._lenet(x)
         epochs, pretraining = settings.epochs, settings.pretraining_epochs
         if pretraining is None:
             pretraining = PRETRAINING * epochs
         if pretraining:
-            autoencoder = _Autoencoder(*networks, normalise)
+            autoencoder = _Autoencoder(encoder, decoder, normalise)
             self._fit_model(autoencoder, x, pretraining, 0, checkpoint, callbacks)
-        encoder = networks[0]
         encoder.compile(jit_compile=use_xla())
         centre = predict(encoder, x, SCORING_BATCH, to_unit_range).mean(axis=0)
         self.network_ = _Distance(encoder, push_from_zero(centre))
