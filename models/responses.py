@@ -21,10 +21,7 @@ def scale_images(images):
 
 
 def create_trainer(
-    network: keras.Model,
-    transformations: TransformationSet,
-    image_shape: tuple,
-    image_dtype: str,
+    network: keras.Model, transformations: TransformationSet, image_shape: tuple, image_dtype: str
 ) -> keras.Model:
     """From [images (n, h, w, c), t (n,)] to the network's outputs on images i under T_t[i]."""
     images = keras.Input(image_shape, dtype=image_dtype)

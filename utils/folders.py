@@ -117,8 +117,7 @@ def report_skipped(folder: Folder) -> None:
     if len(folder.skipped) > LISTED:
         print(f"... and {len(folder.skipped) - LISTED} more", file=sys.stderr)
     if folder.skipped:
-        counts = f"{len(folder.skipped)} skipped, {len(folder.paths)} images read"
-        print(counts, file=sys.stderr)
+        print(f"{len(folder.skipped)} skipped, {len(folder.paths)} images read", file=sys.stderr)
 
 
 def listed(file: Path) -> list[str]:
