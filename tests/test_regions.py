@@ -81,6 +81,24 @@ def save(path, size):
     return path
 
 
+@pytest.mark.parametrize("size", [(903, 516), (516, 903), (1399, 799)])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_jpeg_has_the_same_tiles_at_every_size(size, orientation, tmp_path):
+    """Large ones are decoded at a fraction, whose sides are rounded."""
+    ramp = np.broadcast_to(np.linspace(0, 255, size[0]), size[::-1]).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(ramp).save(tmp_path / "a.jpg", exif=exif, quality=95)
+    whole = read_image(tmp_path / "a.jpg", None)
+    places = boxes(whole.shape[1], whole.shape[0], "tiles")
+    for side in (16, 32, 64, 256):
+        squares, used = read_squares(tmp_path / "a.jpg", side, region="tiles")
+        assert len(squares) == len(places) and used == 1
+        for square, (left, top, right, bottom) in zip(squares, places, strict=True):
+            part = whole[round(top) : round(bottom), round(left) : round(right)]
+            assert square.mean() == pytest.approx(part.mean(), abs=4)
+
+
 def test_a_folder_of_tiles_knows_whose_they_are(tmp_path):
     sizes = {"a.png": (32, 32), "b.png": (80, 32), "c.png": (32, 56)}
     for name, size in sizes.items():

@@ -108,9 +108,15 @@ def read_squares(
         with _pixel_limit(max_pixels), _opened(path) as opened:
             pixels, stated = _deep_pixels(opened, path)
             if pixels is None:
+                size = opened.size
                 if side is not None:
                     opened.draft(None, (4 * side, 4 * side))  # decode large JPEGs at a fraction
-                return _cut(_to_rgb(ImageOps.exif_transpose(opened)), side, region, enlarge)
+                image = _to_rgb(ImageOps.exif_transpose(opened))
+                if opened.size == size:
+                    size = image.size
+                elif image.size != opened.size:
+                    size = size[::-1]
+                return _cut(image, side, region, enlarge, size)
             highest = int(pixels.max())
             enough = (1 << max(highest, 1).bit_length()) - 1
             white = stated if stated > 0 and highest <= stated else enough
@@ -176,17 +182,21 @@ def _escaped(character):
     return character.encode("unicode_escape").decode()
 
 
-def _cut(image, side, region, enlarge):
+def _cut(image, side, region, enlarge, size=None):
     """The squares (n, side, side, ...) of a Pillow image, and the share of its pixels in them.
 
+    size: that of the image in its file, where a fraction of it was decoded: the boxes are of that.
     The central one is cut as ImageOps.fit does.
     """
-    used = min(image.size) / max(image.size) if region == "centre" else 1.0
+    size = size or image.size
+    used = min(size) / max(size) if region == "centre" else 1.0
     if side is None:
         return np.asarray(image)[None], used
     side = side if enlarge else min(side, *image.size)
     method = Image.Resampling.BOX if min(image.size) > side else Image.Resampling.BICUBIC
-    found = [image.resize((side, side), method, box) for box in boxes(*image.size, region)]
+    scale, limit = np.tile(np.divide(image.size, size), 2), np.tile(image.size, 2)
+    places = [tuple(np.minimum(scale * box, limit)) for box in boxes(*size, region)]
+    found = [image.resize((side, side), method, place) for place in places]
     return np.stack([np.asarray(each) for each in found]), used
 
 
