@@ -133,7 +133,8 @@ class Scored:
             image = read_image(path, None, **how)
             tiles = boxes(image.shape[1], image.shape[0], how["region"])
             picture = overlaid(image, each, tiles[self.shown[i] - self.folder.first[i]])
-            with replacing(target / f"{rank:04}_{path.stem[:100]}.png") as partial:
+            stem = os.fsencode(path.stem)[:150].decode(errors="ignore")  # names have 255 bytes
+            with replacing(target / f"{rank:04}_{stem}.png") as partial:
                 picture.save(partial, "PNG")
 
     def report(self, maps: dict[int, np.ndarray]) -> Report:
@@ -203,8 +204,12 @@ def describe(detector: TransformationDetector, path: str | os.PathLike) -> dict[
     """How the model was made, as labels and texts for the report."""
     details = {k: v for k, v in detector.details_.items() if k != "mean_image"}
     height, width, channels = detector.image_shape_
-    paper = TransformationDetector().get_settings() | {"verbose": detector.settings_.verbose}
-    changed = [f"{k}={v}" for k, v in detector.get_settings().items() if v != paper[k]]
+    paper = TransformationDetector().get_settings()
+    changed = [
+        f"{k}={v}"
+        for k, v in detector.get_settings().items()
+        if v != paper[k] and k not in ("verbose", "precision")  # said with the network
+    ]
     seconds = [f"{part} {time:.0f}" for part, time in detector.seconds_.items()]
     network = detector.network_
     rows = {

@@ -39,8 +39,11 @@ FIXED_SETS = {"simple": SimpleTransformer, "rotations": Rotations}
 
 
 def _transformations(name, value):
-    named = choice("full", *FIXED_SETS)
-    return value if isinstance(value, TransformationSet) else named(name, value)
+    if not isinstance(value, TransformationSet):
+        return choice("full", *FIXED_SETS)(name, value)
+    if len(value) < 2:
+        raise ValueError(f"{name} has one alone, with nothing to be told from: give two or more")
+    return value
 
 
 @dataclass(eq=False, repr=False, kw_only=True)

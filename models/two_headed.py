@@ -6,6 +6,7 @@ network with the categories alone is what the baselines have.
 
 import itertools
 import math
+import zlib
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -82,6 +83,9 @@ class Classifier(Detector):
             found = f"{self._y.dtype} of shape {self._y.shape}"
             raise ValueError(f"y is {found}, expected {len(x)} numbers under {self.n_categories}")
         return super().fit(x, **how)
+
+    def _fingerprint(self, x):
+        return f"{super()._fingerprint(x)}, labels {zlib.crc32(self._y.astype(np.int64).tobytes())}"
 
     def _transformations(self) -> TransformationSet:
         """Under which training shows images."""

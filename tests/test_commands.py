@@ -104,6 +104,20 @@ sys.exit(run_command(function))
     assert (found.returncode, found.stderr) == (2, b"error: y\n")
 
 
+@pytest.mark.skipif(os.name != "posix", reason="closes descriptors as a Unix shell does")
+@pytest.mark.parametrize("closed", [1, 2])
+def test_a_stream_that_is_closed_is_no_error(closed):
+    """As `>&-` and `2>&-`."""
+    code = "sys.exit(run_command(lambda: print('x') or print('y', file=sys.stderr) or 3))"
+    shell = f'exec "$0" "$@" {closed}>&-'
+    code = f"import sys; from utils.commands import run_command\n{code}"
+    found = subprocess.run(
+        ["sh", "-c", shell, sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False
+    )
+    streams = {1: found.stdout, 2: found.stderr}
+    assert found.returncode == 3 and streams[3 - closed] == {1: b"y\n", 2: b"x\n"}[closed]
+
+
 def test_ctrl_c_is_an_exception_again():
     code = """
 import os, signal

@@ -336,6 +336,7 @@ def test_the_estimate_is_the_sum_of_its_parts(capsys):
     [
         (["--classes", "eleven"], "unknown class 'eleven'; known are 0..9"),
         (["--methods", "magic"], "unknown method 'magic'; known are transformations"),
+        (["--seed", "2147483647", "--runs", "2"], "seed is 2147483648"),
         (["--dataset", "cifar"], "unknown data set 'cifar'; known are digits, cifar10"),
         (["--dataset", "cifar10", "--data-dir", "nowhere", "--report"], "no runs of cifar10"),
         (["--dataset", "cats_vs_dogs", "--data-dir", "nowhere"], "cats_vs_dogs.npz is missing"),

@@ -79,6 +79,10 @@ def test_what_cannot_be_written_is_known_before(tmp_path, monkeypatch):
     ):
         with pytest.raises(ValueError, match=message):
             check_writable(tmp_path / name, ".csv")
+    with pytest.raises(ValueError, match=r"cannot be written \(File name too long\)"):
+        check_writable(
+            tmp_path / f"{'猫' * 80}.csv", ".csv"
+        )  # 244 bytes, and those of a partial file
     check_writable(tmp_path / "old.csv", ".csv")
     check_writable(tmp_path / "new.csv", ".csv")
     monkeypatch.chdir(tmp_path)
@@ -93,7 +97,7 @@ def test_a_folder_is_tried_by_writing(tmp_path, monkeypatch):
         raise OSError(30, os.strerror(30))
 
     monkeypatch.setattr(files.tempfile, "NamedTemporaryFile", refuse)
-    with pytest.raises(ValueError, match=r"cannot be written to \(Read-only file system\)"):
+    with pytest.raises(ValueError, match=r"cannot be written \(Read-only file system\)"):
         check_writable(tmp_path / "a.csv", ".csv")
 
 

@@ -9,6 +9,7 @@ from sklearn.metrics import precision_recall_curve, roc_auc_score, roc_curve
 
 from utils.datasets import LAYOUTS
 from utils.results import (
+    NEEDED,
     PUBLISHED,
     ResultError,
     Run,
@@ -38,6 +39,8 @@ def write(tmp_path, aurocs, recipe="paper", run=0, backend="tensorflow"):
             "device": "a test",
             "backend": backend,
             "precision": "float32",
+            "seed": run,
+            "settings": {},
         }
         run_ = Run(tmp_path, "cifar10", "transformations", class_index, run)
         both = {"dirichlet": scores, "simplified": scores + rng.normal(size=1000)}
@@ -85,7 +88,7 @@ def test_runs_of_earlier_versions_are_read_alike(tmp_path):
     rng = np.random.default_rng(0)
     normal = np.arange(1000) < 300
     scores = {name: rng.normal(size=1000) + normal for name in ("dirichlet", "simplified")}
-    details = {"class_index": 0, "seconds": {"training": 1.0}}
+    details = dict.fromkeys(NEEDED, "") | {"class_index": 0, "seconds": {"training": 1.0}}
     variants = {name: roc_auc_score(normal, values) for name, values in scores.items()}
     fpr, tpr, _ = roc_curve(normal, scores["dirichlet"])
     path = tmp_path / "old.npz"
@@ -203,6 +206,20 @@ def test_what_is_no_result_is_named(tmp_path):
         np.save(file, np.ones(3))
     with pytest.raises(ResultError, match="no result"):
         report(tmp_path, "cifar10")
+    scores = np.arange(4.0)
+    np.savez(path, normal=scores > 2, scores_dirichlet=scores, details='{"recipe": "paper"}')
+    with pytest.raises(ResultError, match=r"no result.*does not say backend, precision, seconds"):
+        report(tmp_path, "cifar10")
+
+
+def test_names_of_methods_and_folders_may_have_digits_and_dollars(tmp_path):
+    folder = tmp_path / r"r$\bad$"
+    write(folder, {2: 0.5})
+    path = folder / "cifar10" / "cifar10_transformations_2_0.npz"
+    path.rename(path.with_name("cifar10_pca2_2_0.npz"))
+    write(tmp_path, {2: 0.5})
+    assert len(read_runs([folder], "cifar10")) == 2
+    report(tmp_path, "cifar10", [folder])
 
 
 def test_a_run_cut_or_changed_anywhere_is_named(tmp_path):

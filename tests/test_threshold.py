@@ -43,6 +43,8 @@ def test_as_few_images_as_a_rate_needs():
         assert choose_threshold(np.arange(n), rate) >= 0
     with pytest.raises(ValueError, match="at least 19 held-out normal images, got 18"):
         choose_threshold(np.arange(18), 0.05)
+    with pytest.raises(ValueError, match="takes more images than there are"):
+        min_held_out(1e-320)
     for rate in (0, 1, -0.1, 5, np.nan):
         with pytest.raises(ValueError, match="expected between 0 and 1"):
             choose_threshold(np.arange(100), rate)

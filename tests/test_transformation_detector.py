@@ -371,6 +371,7 @@ def test_images_that_make_no_sense_are_named(x, message):
             "transformations is 'all', expected one of full, simple, rotations",
         ),
         ({"score_name": "best"}, "score_name is 'best'"),
+        ({"transformations": TransformationSet([(True, 0, 0, 0)])}, "has one alone"),
         (
             {"scored_transformations": "some"},
             "scored_transformations is 'some', expected one of all, unflipped",

@@ -19,8 +19,11 @@ def run_command(function: Callable[..., int | None], *arguments, stopped: str = 
     which the project's own are; 130 after `stopped` for Ctrl-C; 141 where nobody reads what is
     written. What the encoding of a stream lacks is written to it escaped.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by whoever started the command
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="escaped")
     raise_on_interrupt()
     try:

@@ -58,8 +58,9 @@ def _gpu() -> tuple[str, tuple[int, ...]] | None:
         import jax
 
         device = jax.devices()[0]
-        if device.platform == "gpu":
-            return device.device_kind, tuple(map(int, str(device.compute_capability).split(".")))
+        capability = str(getattr(device, "compute_capability", ""))
+        if device.platform == "gpu" and capability[:1].isdigit():  # AMD's are called gfx...
+            return device.device_kind, tuple(map(int, capability.split(".")))
     else:
         import torch
 

@@ -48,11 +48,11 @@ def check_writable(path: str | os.PathLike, suffix: str) -> None:
     if path.exists() and not path.is_file():
         raise ValueError(f"{printable(path)} is there and is no file; give another name")
     try:  # os.access knows neither access lists nor a disk that is mounted read-only
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".", suffix=".part"):
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".", suffix=f".part.{path.name}"):
             pass
     except OSError as error:
         raise ValueError(
-            f"{printable(folder)} cannot be written to ({error.strerror}); write elsewhere"
+            f"{printable(path)} cannot be written ({error.strerror}); write elsewhere"
         ) from error
 
 
@@ -104,3 +104,5 @@ def claim(path: str | os.PathLike) -> Iterator[None]:
         raise ClaimedError(
             f"{path} is being made by another command: wait for its end, or write elsewhere"
         ) from error
+    except NotImplementedError as error:
+        raise OSError(f"the disk of {path} has no locks for files: write elsewhere") from error

@@ -162,7 +162,11 @@ def _walk(folder, found, skipped, seen):
     for start in pending:  # which grows
         for parent, folders, files in os.walk(start, onerror=unreadable):
             parent = Path(parent)
-            identity = _identity(parent)
+            try:
+                identity = _identity(parent)
+            except OSError as error:  # gone meanwhile
+                unreadable(error)
+                continue
             first = above.get(identity) or seen.setdefault(identity, parent)
             if first is not parent:
                 skipped.append((parent, f"leads back to {printable(first)}"))

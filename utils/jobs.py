@@ -104,7 +104,8 @@ class _Share(WorkerPlugin):
         number = int(worker.name)
         if hasattr(os, "sched_setaffinity"):  # Linux
             for thread in os.listdir("/proc/self/task"):
-                os.sched_setaffinity(int(thread), self.shares[number])
+                with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+                    os.sched_setaffinity(int(thread), self.shares[number])
         if self.gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = self.gpus[number % len(self.gpus)]
         if 0 < len(self.gpus) < len(self.shares):  # none is to reserve all of a shared GPU's memory

@@ -23,6 +23,9 @@ alphabetical order, not by label: in that order all ten one-class SVMs are repro
 MADE_WITH = ("folder", "backend", "precision")
 """What keeps runs of the same recipe in rows of their own."""
 
+NEEDED = ("backend", "precision", "recipe", "seconds", "seed", "settings")
+"""What the details of every run's file say."""
+
 
 class ResultError(ValueError):
     """A results folder that does not fit what is asked of it; the message says what to do."""
@@ -101,8 +104,12 @@ def read_run(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray], dict]:
 
 
 def read_details(path: Path) -> dict:
-    """How a run was made, and its metrics. Raises ResultError as `read_run`."""
-    return read_run(path)[2]
+    """How a run was made, and its metrics. Raises ResultError as `read_run`, and without NEEDED."""
+    details = read_run(path)[2]
+    if lacking := [name for name in NEEDED if name not in details]:
+        lacks = f"it does not say {', '.join(lacking)}"
+        raise ResultError(f"{path} is no result of an experiment ({lacks}); delete it")
+    return details
 
 
 def check_made_so(path: Path, details: dict, wanted: dict) -> None:
@@ -123,7 +130,7 @@ def read_runs(results_dirs: Iterable[str | os.PathLike], dataset: str) -> pd.Dat
     """
     rows = []
     for folder in results_dirs:
-        for path in files_named(Path(folder, dataset), rf"{dataset}_[a-z_]+_\d+_\d+"):
+        for path in files_named(Path(folder, dataset), rf"{dataset}_\w+_\d+_\d+"):
             details = read_details(path)
             made = details.get("found", {}) | details
             made |= {"folder": Path(folder).as_posix(), "path": path}
@@ -226,7 +233,7 @@ def plot_roc(runs: pd.DataFrame, dataset: str, path: Path) -> None:
         for _, run in of_class.iterrows():
             normal, scores, _ = read_run(run["path"])
             false, true, _ = roc_curve(normal, scores[run["score"]])
-            label = ", ".join([run["method"], *run[differing]])
+            label = ", ".join([run["method"], *run[differing]]).replace("$", r"\$")
             panel.plot(false, true, linewidth=1.2, label=f"{label}: {100 * run['auroc']:.1f}")
         panel.plot([0, 1], [0, 1], color="0.7", linewidth=0.8, linestyle=":")
         panel.set_title(LAYOUTS[dataset].class_names[class_index], fontsize=10)

@@ -62,7 +62,8 @@ class Method:
             raise ValueError(
                 f"{name} has no recipe {options.recipe!r}; it has {', '.join(self.recipes)}"
             )
-        settings = self.detector(options).check_settings()
+        last = options.seed + (options.runs or self.runs) - 1
+        settings = self.detector(options, seed=last).check_settings()
         resolve_precision(settings.get("precision", "float32"))
 
     def hours_of(self, n: int, image_shape: tuple[int, int, int]) -> float:

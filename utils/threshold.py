@@ -79,6 +79,8 @@ def min_held_out(false_alarm_rate: float) -> int:
     """How many held-out images a threshold needs. Raises ValueError for a rate outside (0, 1)."""
     if not 0 < false_alarm_rate < 1:
         raise ValueError(f"false alarm rate is {false_alarm_rate}, expected between 0 and 1")
+    if false_alarm_rate < 1e-12:
+        raise ValueError(f"false alarm rate {false_alarm_rate:g} takes more images than there are")
     n = max(1, math.ceil(1 / false_alarm_rate) - 2)
     while 1 / (n + 1) > false_alarm_rate:
         n += 1
