@@ -120,10 +120,11 @@ def fed(monkeypatch):
         return noted
 
     def batches(n, make):
-        asked.clear()
-        make(0)
-        first, pairs, size = asked[0]
-        fed[-1].append(pairs[first * size : (first + n) * size])
+        for number in range(n):
+            asked.clear()
+            make(number)
+            index, pairs, size = asked[0]
+            fed[-1].append(pairs[index * size : (index + 1) * size])
         return utils.batches.batches(n, make)
 
     fed, asked = [], []

@@ -149,6 +149,8 @@ def test_resumed_training_goes_on_as_the_unbroken(tmp_path, fed):
     assert_resumed(unbroken, resumed, fed, epochs, n_done=3 * 32)
     with pytest.raises(ValueError, match="checkpoint of a training with other settings"):
         Small(**how | {"epochs": 4}).fit(x, y, checkpoint=left)
+    with pytest.raises(ValueError, match="checkpoint of a training with other settings"):
+        Small(**how).fit(x, 1 - y, checkpoint=left)
 
 
 def test_one_cycle_trains_by_muon_whose_rate_rises_and_falls():

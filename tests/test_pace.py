@@ -110,6 +110,7 @@ def test_a_training_that_goes_on_cools_down_as_if_it_had_not_stopped(fours, monk
             raise Stop
         Pace.on_train_batch_begin(self, batch, logs)
 
+    monkeypatch.setattr("utils.training.LEAST_STEPS", 50)  # from one checkpoint to the next
     monkeypatch.setattr("models.pace.log_softmax", lambda z, axis: np.zeros(z.shape))
     _, unbroken = trained(fours, 16 * 4000)
     path = tmp_path / "a.checkpoint.keras"
