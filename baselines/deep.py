@@ -58,7 +58,7 @@ class DeepBaseline(Detector):
         fit_steps(
             model,
             lambda epoch: lambda index: (to_unit_range(x[batches[index]]),),
-            steps_per_epoch=len(batches),  # one call of Keras's `fit`: an epoch may be of 4 steps
+            steps_per_epoch=len(batches),  # which are numbered through
             total_steps=len(batches),
             checkpoint=checkpoint,
             learning_rate=settings.learning_rate,

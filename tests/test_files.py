@@ -1,12 +1,13 @@
 import os
 import resource
 import signal
+from unittest import mock
 
 import numpy as np
 import pytest
 
 from utils import files
-from utils.files import check_writable, read_npz, replacing, write_npz
+from utils.files import ClaimedError, check_writable, claim, read_npz, replacing, write_npz
 
 
 def names(folder):
@@ -99,6 +100,18 @@ def test_a_folder_is_tried_by_writing(tmp_path, monkeypatch):
     monkeypatch.setattr(files.tempfile, "NamedTemporaryFile", refuse)
     with pytest.raises(ValueError, match=r"cannot be written \(Read-only file system\)"):
         check_writable(tmp_path / "a.csv", ".csv")
+
+
+def test_a_claim_tells_its_own_errors_from_those_of_the_work(tmp_path, monkeypatch):
+    with pytest.raises(NotImplementedError, match="a layer"), claim(tmp_path / "a.npz"):
+        raise NotImplementedError("a layer")
+    with claim(tmp_path / "a.npz"), pytest.raises(ClaimedError), claim(tmp_path / "a.npz"):
+        pass
+    assert not names(tmp_path)
+    refuse = mock.Mock(side_effect=NotImplementedError("no flock"))
+    monkeypatch.setattr(files.filelock.FileLock, "acquire", refuse)
+    with pytest.raises(OSError, match="no locks for files"), claim(tmp_path / "a.npz"):
+        pass
 
 
 def test_an_npz_is_written_with_its_folder_and_read_back(tmp_path):

@@ -12,7 +12,7 @@ class UnitDensity:
 
     reference: (n, m, d), the features of n normal images under each transformation, kept at length
     1 in float16; in float16 they are so already. gamma (m,): SHARPNESS over their total variance.
-    unit_reference: the same in float64. The kernel is exp(-gamma ||a - b||^2), as Sohn et al.
+    unit_reference: the reference in float64. The kernel is exp(-gamma ||a - b||^2), as Sohn et al.
     (2021) have it.
     """
 

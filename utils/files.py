@@ -94,15 +94,17 @@ def claim(path: str | os.PathLike) -> Iterator[None]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
     try:
-        with filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=0) as lock:
-            yield
-            # the file is there, so that nobody claims it again; Windows keeps the lock's file
-            with contextlib.suppress(OSError):
-                Path(lock.lock_file).unlink()
+        held = lock.acquire()
     except filelock.Timeout as error:
         raise ClaimedError(
             f"{path} is being made by another command: wait for its end, or write elsewhere"
         ) from error
     except NotImplementedError as error:
         raise OSError(f"the disk of {path} has no locks for files: write elsewhere") from error
+    with held:
+        yield
+        # the file is there, so that nobody claims it again; Windows keeps the lock's file
+        with contextlib.suppress(OSError):
+            Path(lock.lock_file).unlink()

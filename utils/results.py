@@ -100,16 +100,19 @@ def read_run(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray], dict]:
             details["metrics"] = {name: evaluate(normal, each) for name, each in scores.items()}
         return normal, scores, details
     except (ValueError, KeyError, TypeError) as error:
-        raise ResultError(f"{path} is no result of an experiment ({error}); delete it") from error
+        raise _no_result(path, error) from error
 
 
 def read_details(path: Path) -> dict:
     """How a run was made, and its metrics. Raises ResultError as `read_run`, and without NEEDED."""
     details = read_run(path)[2]
     if lacking := [name for name in NEEDED if name not in details]:
-        lacks = f"it does not say {', '.join(lacking)}"
-        raise ResultError(f"{path} is no result of an experiment ({lacks}); delete it")
+        raise _no_result(path, f"it does not say {', '.join(lacking)}")
     return details
+
+
+def _no_result(path, reason):
+    return ResultError(f"{path} is no result of an experiment ({reason}); delete it")
 
 
 def check_made_so(path: Path, details: dict, wanted: dict) -> None:
