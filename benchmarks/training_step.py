@@ -34,6 +34,7 @@ from benchmarks.timing import medians, seconds_of
 from models.transformation_detector import TransformationDetector
 from utils.batches import epoch_pairs, pair_batches
 from utils.device import device_name, use_xla, versions
+from utils.optimizers import Adam
 from utils.training import Checkpoint, fit_steps
 
 BATCH = 128
@@ -106,7 +107,12 @@ def compiled_trainer(detector: TransformationDetector, jit_compile: bool | None 
     """The detector's untrained model on [images, t], compiled as `fit` compiles it."""
     detector._begin((32, 32, 3), "uint8")
     detector._build()
-    detector._compile_trainer(WARM_UP + STEPS, use_xla() if jit_compile is None else jit_compile)
+    detector._trainer_.compile(
+        Adam(detector.learning_rate),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        jit_compile=use_xla() if jit_compile is None else jit_compile,
+    )
     return detector._trainer_
 
 

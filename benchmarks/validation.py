@@ -56,16 +56,14 @@ def validate(data, class_index: int, settings: dict) -> dict[str, float]:
     kept = len(x) - len(x) // 10
     detector = TransformationDetector(**settings, verbose=0).fit(x[:kept])
     x = np.concatenate([x[kept:], others])
-    outputs = np.concatenate([part for _, part in detector._responses(x, "scoring")])
     normal = np.arange(len(x)) < len(x) - len(others)
-    log_p = outputs[normal, :, : detector.transformer_.n_transforms]
+    log_p = np.concatenate([part for _, part in detector.log_responses(x[normal])])
     i = np.arange(len(detector.scored_indices_))
-    scores = detector._scores_of(outputs)
     return {
         "training s": detector.seconds_["training"],
         "accuracy": np.mean(log_p.argmax(-1) == detector.scored_indices_),
         "nll": -log_p[:, i, detector.scored_indices_].mean(),
-    } | {name: auroc(normal, values) for name, values in scores.items()}
+    } | {name: auroc(normal, values) for name, values in detector.scores(x).items()}
 
 
 if __name__ == "__main__":

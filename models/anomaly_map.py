@@ -33,8 +33,8 @@ def anomaly_map(detector, x: np.ndarray) -> np.ndarray:
         copies = np.where(covered[None, ..., None], mean, part[:, None])
         both = np.concatenate([part, copies.reshape(-1, *x.shape[1:])])
         responses = detector._responses(both, "mapping", responder)
-        name = detector.settings_.score_name
-        scores = np.concatenate([detector._score_of(name, each, rows) for _, each in responses])
+        scores = [detector._scores_of(*each, rows) for _, *each in responses]
+        scores = np.concatenate([next(iter(each.values())) for each in scores])
         rises.append(scores[len(part) :].reshape(len(part), -1) - scores[: len(part), None])
     return np.tensordot(np.concatenate(rises), covered / covered.sum(0), axes=1)
 

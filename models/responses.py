@@ -38,21 +38,23 @@ def create_responder(
     indices: np.ndarray | slice = slice(None),
     features: bool = False,
 ) -> keras.Model:
-    """From b images to log y(T_i(x)), (b, m, k), for m transformations i by number, or all.
+    """From b images to {"log_p": log y(T_i(x))}, (b, m, k), for m transformations i by number.
 
-    Of a network with several heads, y is that named "transformations". features: the d numbers of
-    the layer "features" are appended, (b, m, k + d).
+    Of a network with several heads, y is that named "transformations". features: "features" has
+    the d numbers of the layer of that name, (b, m, d).
     """
     b, height, width, _ = batch_shape
     maps = transformations.index_maps(height, width)[indices]
     images = keras.Input(batch_shape=batch_shape, dtype=image_dtype)
     logits = network.output
     logits = logits["transformations"] if isinstance(logits, dict) else logits
-    parts = [ops.log_softmax(logits, axis=-1)]
+    outputs = {"log_p": ops.log_softmax(logits, axis=-1)}
     if features:
-        parts.append(ops.cast(network.get_layer("features").output, "float32"))
-    model = keras.Model(network.input, ops.concatenate(parts, axis=-1))
-    outputs = model(scale_images(all_transformed(images, maps)))
-    responder = keras.Model(images, ops.reshape(outputs, (b, len(maps), outputs.shape[-1])))
+        outputs["features"] = ops.cast(network.get_layer("features").output, "float32")
+    outputs = keras.Model(network.input, outputs)(scale_images(all_transformed(images, maps)))
+    shape = b, len(maps)
+    responder = keras.Model(
+        images, {name: ops.reshape(each, (*shape, -1)) for name, each in outputs.items()}
+    )
     responder.compile(jit_compile=use_xla())
     return responder

@@ -199,7 +199,15 @@ class TransformationDetector(Detector):
         k, settings = self.transformer_.n_transforms, self.settings_
         steps_per_epoch = math.ceil(len(x) * k / settings.batch_size)
         total_steps = max(1, round(self._epochs(len(x)) * steps_per_epoch))
-        self._compile_trainer(total_steps, use_xla())
+        rate, schedule = settings.learning_rate, settings.schedule
+        self._trainer_.compile(
+            OPTIMIZERS[settings.optimizer](
+                one_cycle(rate, total_steps) if schedule == "one_cycle" else rate
+            ),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=["accuracy"],
+            jit_compile=use_xla(),
+        )
 
         def make(epoch):
             def views(index, images):
@@ -223,16 +231,6 @@ class TransformationDetector(Detector):
         self.details_["epochs"] = round(made * self._epochs(len(x)), 2)
         self.record_["training_samples"] = round(made * self.training_samples(len(x)))
 
-    def _compile_trainer(self, total_steps, jit_compile):
-        rate, schedule = self.settings_.learning_rate, self.settings_.schedule
-        rate = one_cycle(rate, total_steps) if schedule == "one_cycle" else rate
-        self._trainer_.compile(
-            OPTIMIZERS[self.settings_.optimizer](rate),
-            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            metrics=["accuracy"],
-            jit_compile=jit_compile,
-        )
-
     def _epochs(self, n):
         k, settings = self.transformer_.n_transforms, self.settings_
         if settings.epochs is not None:
@@ -255,8 +253,7 @@ class TransformationDetector(Detector):
             chosen = np.random.default_rng(self.settings_.seed).choice(len(x), n, replace=False)
             x = x[np.sort(chosen)]
         sums, rotation_sums, features = 0.0, 0.0, []
-        for _, outputs in self._responses(x, "estimating alpha"):
-            log_p, read = self._split(outputs)
+        for _, log_p, read in self._responses(x, "estimating alpha"):
             sums += _sums(log_p)
             features.append(read)
             if self._has_rotations_:
@@ -270,37 +267,26 @@ class TransformationDetector(Detector):
         if self.settings_.score_name == "density":
             self.density_ = UnitDensity(np.concatenate(features))
 
-    def _split(self, outputs):
-        """What the responder gives (n, m, k + d): log y (n, m, k), and features (n, m, d)."""
-        k = self.transformer_.n_transforms
-        return outputs[..., :k], outputs[..., k:]
-
     # ------------------------------------------------------------------------------------- scoring
 
     def _scores(self, x: np.ndarray) -> dict[str, np.ndarray]:
         """The rotation score is among them where the transformations have different rotations."""
-        parts = [self._scores_of(outputs) for _, outputs in self._responses(x, "scoring")]
+        parts = [self._scores_of(*outputs) for _, *outputs in self._responses(x, "scoring")]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def _scores_of(self, outputs):
-        """All scores of what the responder gives, by name, the detector's own first."""
+    def _scores_of(self, log_p, features, rows=slice(None)):
+        """All scores by name, the detector's own first; rows: of which scored transformations."""
+        scores = {
+            "dirichlet": normality_score(self.alpha_[rows], log_p),
+            "simplified": simplified_score(log_p, self.scored_indices_[rows]),
+        }
+        if self._has_rotations_:
+            rotations = rotation_responses(log_p, self._rotations_)
+            scores["rotation"] = normality_score(self.rotation_alpha_[rows], rotations)
         own = self.settings_.score_name
-        possible = {"rotation": self._has_rotations_, "density": own == "density"}
-        names = [name for name in SCORES if possible.get(name, True)]
-        names.sort(key=lambda name: name != own)
-        return {name: self._score_of(name, outputs) for name in names}
-
-    def _score_of(self, name, outputs, rows=slice(None)):
-        """A score of what the responder gives; rows: of which of the scored transformations."""
-        log_p, features = self._split(outputs)
-        if name == "density":
-            return self.density_.score(features, rows)
-        if name == "dirichlet":
-            return normality_score(self.alpha_[rows], log_p)
-        if name == "simplified":
-            return simplified_score(log_p, self.scored_indices_[rows])
-        rotations = rotation_responses(log_p, self._rotations_)
-        return normality_score(self.rotation_alpha_[rows], rotations)
+        if own == "density":
+            scores["density"] = self.density_.score(features, rows)
+        return {own: scores.pop(own)} | scores
 
     def responses(self, x: np.ndarray) -> np.ndarray:
         """The softmax responses y(T_i(x)) to every transformation: float32 (n, k, k).
@@ -313,7 +299,7 @@ class TransformationDetector(Detector):
         whole = len(self.scored_indices_) == k
         responder = self._responder_ if whole else self._create_responder(np.arange(k))
         parts = self._responses(x, "explaining", responder)
-        return np.concatenate([np.exp(self._split(each)[0]).astype("f4") for _, each in parts])
+        return np.concatenate([np.exp(log_p).astype("f4") for _, log_p, _ in parts])
 
     def log_responses(self, x: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
         """Yields (part, log y(T_i(x[part]))), from which all scores are computed, batch by batch.
@@ -321,15 +307,16 @@ class TransformationDetector(Detector):
         part: a slice of x. The logarithms are float64 (len(part), m, k), for the m scored of the k
         transformations. Raises as `scores`.
         """
-        for part, outputs in self._responses(self._check_like_training(x), "responses"):
-            yield part, self._split(outputs)[0]
+        for part, log_p, _ in self._responses(self._check_like_training(x), "responses"):
+            yield part, log_p
 
     def _responses(self, x, description, responder=None):
-        """Yields (slice of x, what the responder gives for it in float64), batch by batch."""
+        """Yields (slice of x, log y (n, m, k), features (n, m, d) or None), in float64."""
         responder = responder or self._responder_
         how = {"description": description, "verbose": self.verbose}
         for part, outputs in predictions(responder, x, responder.input_shape[0], **how):
-            yield part, outputs.astype(np.float64)
+            outputs = {name: values.astype(np.float64) for name, values in outputs.items()}
+            yield part, outputs["log_p"], outputs.get("features")
 
     def anomaly_map(self, x: np.ndarray) -> np.ndarray:
         """Where images x (n, h, w, c) are odd, the higher the more: see `models.anomaly_map`.

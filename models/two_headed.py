@@ -181,7 +181,7 @@ class TwoHeaded(Classifier):
         responder = create_responder(self.network_, self.transformer_, shape, x.dtype.name)
         how = {"description": "scoring", "verbose": self.verbose}
         parts = predictions(responder, x, shape[0], **how)
-        own = [simplified_score(log_p.astype(np.float64)) for _, log_p in parts]
+        own = [simplified_score(each["log_p"].astype(np.float64)) for _, each in parts]
         scores = {"transformations": np.concatenate(own)}
         others = super()._scores(x).items()
         return scores | {f"{name}_two_headed": each for name, each in others}

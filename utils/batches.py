@@ -94,8 +94,11 @@ def predictions(
         if n < batch_size:  # one shape for all batches: nothing is compiled again
             batch = np.concatenate([batch, np.repeat(batch[-1:], batch_size - n, axis=0)])
         with keras_defaults():
-            outputs = np.asarray(model.predict_on_batch(prepare(batch)))
-        yield slice(start, start + n), outputs[:n]
+            outputs = model.predict_on_batch(prepare(batch))
+        yield (
+            slice(start, start + n),
+            keras.tree.map_structure(lambda each, n=n: np.asarray(each)[:n], outputs),
+        )
 
 
 def predict(model: keras.Model, x: np.ndarray, batch_size: int, *how, **more) -> np.ndarray:
