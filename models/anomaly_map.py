@@ -32,9 +32,7 @@ def anomaly_map(detector, x: np.ndarray) -> np.ndarray:
         part = x[start : start + AT_ONCE]
         copies = np.where(covered[None, ..., None], mean, part[:, None])
         both = np.concatenate([part, copies.reshape(-1, *x.shape[1:])])
-        responses = detector._responses(both, "mapping", responder)
-        scores = [detector._scores_of(*each, rows) for _, *each in responses]
-        scores = np.concatenate([next(iter(each.values())) for each in scores])
+        scores = next(iter(detector._scores(both, "mapping", responder, rows).values()))
         rises.append(scores[len(part) :].reshape(len(part), -1) - scores[: len(part), None])
     return np.tensordot(np.concatenate(rises), covered / covered.sum(0), axes=1)
 

@@ -54,7 +54,7 @@ def write_onnx(path: str | os.PathLike, detector) -> None:
 
 
 def _score(graph, detector, log_p):
-    """The detector's own score of log y (n, m, k), as `TransformationDetector._scores_of`."""
+    """The detector's own score of log y (n, m, k), as `TransformationDetector.scores`."""
     name, scored = detector.settings_.score_name, detector.scored_indices_
     if name == "simplified":
         log_p, weights = graph.add("Exp", log_p), np.zeros(detector.alpha_.shape)

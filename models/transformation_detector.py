@@ -269,24 +269,24 @@ class TransformationDetector(Detector):
 
     # ------------------------------------------------------------------------------------- scoring
 
-    def _scores(self, x: np.ndarray) -> dict[str, np.ndarray]:
-        """The rotation score is among them where the transformations have different rotations."""
-        parts = [self._scores_of(*outputs) for _, *outputs in self._responses(x, "scoring")]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    def _scores(self, x, description="scoring", responder=None, rows=slice(None)):
+        """The rotation score is among them where the transformations have different rotations.
 
-    def _scores_of(self, log_p, features, rows=slice(None)):
-        """All scores by name, the detector's own first; rows: of which scored transformations."""
-        scores = {
-            "dirichlet": normality_score(self.alpha_[rows], log_p),
-            "simplified": simplified_score(log_p, self.scored_indices_[rows]),
-        }
-        if self._has_rotations_:
-            rotations = rotation_responses(log_p, self._rotations_)
-            scores["rotation"] = normality_score(self.rotation_alpha_[rows], rotations)
-        own = self.settings_.score_name
-        if own == "density":
-            scores["density"] = self.density_.score(features, rows)
-        return {own: scores.pop(own)} | scores
+        rows: which of the scored transformations another responder has.
+        """
+        own, parts = self.settings_.score_name, []
+        for _, log_p, features in self._responses(x, description, responder):
+            scores = {
+                "dirichlet": normality_score(self.alpha_[rows], log_p),
+                "simplified": simplified_score(log_p, self.scored_indices_[rows]),
+            }
+            if self._has_rotations_:
+                rotations = rotation_responses(log_p, self._rotations_)
+                scores["rotation"] = normality_score(self.rotation_alpha_[rows], rotations)
+            if own == "density":
+                scores["density"] = self.density_.score(features, rows)
+            parts.append({own: scores.pop(own)} | scores)
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def responses(self, x: np.ndarray) -> np.ndarray:
         """The softmax responses y(T_i(x)) to every transformation: float32 (n, k, k).
