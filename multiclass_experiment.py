@@ -82,8 +82,7 @@ def run(options: argparse.Namespace) -> None:
     if not todo:
         return
     data = load_dataset("cifar10", options.data_dir)
-    sets = {out: load_test_images(out, options.data_dir, data.x_test.shape[1:]) for out in todo}
-    sets = {"in": data.x_test} | sets
+    sets = {"in": data.x_test} | {out: load_test_images(out, options.data_dir) for out in todo}
     sets = {name: random_part(x, options.limit_test, options.seed) for name, x in sets.items()}
     y_in = random_part(data.y_test, options.limit_test, options.seed)
     x, belongs = np.concatenate(list(sets.values())), np.repeat([*sets], [*map(len, sets.values())])
@@ -200,9 +199,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--report", action="store_true", help="only make the table from the files that are there")
     add("--verbose", type=int, choices=(0, 1), default=1, help="0 shows no progress (default: 1)")
     options = parser.parse_args(arguments)
-    given = {name: getattr(options, name) for name in ("depth", "widen_factor", "epochs")}
-    given = {name: value for name, value in given.items() if value is not None}
-    options.recipe = RECIPES[options.recipe] | given
+    given = {name: vars(options)[name] for name in ("depth", "widen_factor", "epochs")}
+    options.recipe = RECIPES[options.recipe] | {k: v for k, v in given.items() if v is not None}
     return options
 
 
