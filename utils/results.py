@@ -68,7 +68,6 @@ def write_run(
     how the run was made (settings, seed, versions, device, seconds), kept as JSON with "metrics",
     the areas of each score.
     """
-    normal = np.asarray(normal, bool)
     scores = {name: _compact(normal, values) for name, values in scores.items()}
     metrics = {name: evaluate(normal, values) for name, values in scores.items()}
     arrays = {f"scores_{name}": values for name, values in scores.items()}
@@ -179,10 +178,8 @@ def to_markdown(table: pd.DataFrame) -> str:
     """
     named = ["class", "method", "score", "recipe"]
     text = table[[*named, *_differing(table, named[1:])]].copy()
-    text["measured (runs)"] = [
-        f"{with_sem(mean, sem)} ({runs})"
-        for mean, sem, runs in zip(table["measured"], table["sem"], table["runs"], strict=True)
-    ]
+    measured = map(with_sem, table["measured"], table["sem"])
+    text["measured (runs)"] = [f"{m} ({n})" for m, n in zip(measured, table["runs"], strict=True)]
     text["published"] = list(map(with_sem, table["published"], table["published_sem"]))
     text["difference"] = [number(each, "+.1f") for each in table["difference"]]
     return markdown(text)
