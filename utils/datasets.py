@@ -174,10 +174,8 @@ def _read_npz(path):
     try:
         return read_npz(path, ARRAYS)
     except (OSError, ValueError) as error:
-        raise DatasetError(
-            f"{error}; delete it to download it again, or put an .npz with {', '.join(ARRAYS)} "
-            "there"
-        ) from error
+        remedy = "delete it and start again, which downloads it or says what to put there"
+        raise DatasetError(f"{error}; {remedy}") from error
 
 
 def _read_idx_folder(folder):
