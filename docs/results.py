@@ -89,9 +89,6 @@ def pairs() -> str:
     return intuition_experiments.to_text(table)
 
 
-# ---------------------------------------------------------------------------------------- table 1
-
-
 def table1() -> list[pd.DataFrame]:
     """Measured, its SEM over runs, and published AUROC in percent; NaN where there is none.
 
