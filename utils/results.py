@@ -1,7 +1,6 @@
 """Runs as files, and the tables and plots made from them beside the published numbers."""
 
 import json
-import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -124,7 +123,7 @@ def check_made_so(path: Path, details: dict, wanted: dict) -> None:
             )
 
 
-def read_runs(results_dirs: Iterable[str | os.PathLike], dataset: str) -> pd.DataFrame:
+def read_runs(results_dirs: Iterable[str | Path], dataset: str) -> pd.DataFrame:
     """A row for each score of each run of a data set: its areas, and how the run was made.
 
     score and first say which score, and whether it is the method's own; seconds are one column for
