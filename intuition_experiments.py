@@ -26,7 +26,6 @@ import argparse
 import itertools
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import keras
@@ -307,7 +306,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     return options
 
 
-def transformation(text: str) -> Sequence[int]:
+def transformation(text: str) -> tuple[int, ...]:
     """FLIP,TX,TY,K as a tuple, for argparse."""
     try:
         values = tuple(int(part) for part in text.split(","))

@@ -82,8 +82,7 @@ def run(options: argparse.Namespace) -> None:
     if not todo:
         return
     data = load_dataset("cifar10", options.data_dir)
-    sets = {out: load_test_images(out, options.data_dir, data.x_test.shape[1:]) for out in todo}
-    sets = {"in": data.x_test} | sets
+    sets = {"in": data.x_test} | {out: load_test_images(out, options.data_dir) for out in todo}
     sets = {name: random_part(x, options.limit_test, options.seed) for name, x in sets.items()}
     y_in = random_part(data.y_test, options.limit_test, options.seed)
     x, belongs = np.concatenate(list(sets.values())), np.repeat([*sets], [*map(len, sets.values())])
@@ -111,19 +110,15 @@ def run(options: argparse.Namespace) -> None:
         print(f"wrote {path_of(out, options)}", flush=True)
 
 
-# ---------------------------------------------------------------------------------------- results
-
-
 def path_of(name: str, options: argparse.Namespace, suffix: str = ".npz") -> Path:
     """`<results-dir>/multiclass/<name>_wrn_<depth>_<widen factor>_<seed><suffix>`."""
-    network = Classifier(**options.recipe)
-    wrn = f"wrn_{network.depth}_{network.widen_factor}_{options.seed}"
+    wrn = f"wrn_{options.recipe['depth']}_{options.recipe['widen_factor']}_{options.seed}"
     return options.results_dir / "multiclass" / f"{name}_{wrn}{suffix}"
 
 
 def recipe_name(options: argparse.Namespace) -> str:
     """`paper`, or the network and all that is reduced of the paper's recipe."""
-    made, paper = Classifier(**options.recipe).get_params(), Classifier().get_params()
+    made, paper = options.recipe, Classifier().get_params()
     changes = {
         "epochs": made["epochs"] if made["epochs"] != paper["epochs"] else None,
         "training images": options.limit_train,
@@ -173,9 +168,6 @@ def report(folder: Path) -> str:
     return text
 
 
-# ------------------------------------------------------------------------------------ command line
-
-
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = experiment_parser(__doc__)
@@ -200,9 +192,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--report", action="store_true", help="only make the table from the files that are there")
     add("--verbose", type=int, choices=(0, 1), default=1, help="0 shows no progress (default: 1)")
     options = parser.parse_args(arguments)
-    given = {name: getattr(options, name) for name in ("depth", "widen_factor", "epochs")}
+    given = {name: vars(options)[name] for name in ("depth", "widen_factor", "epochs")}
     given = {name: value for name, value in given.items() if value is not None}
-    options.recipe = RECIPES[options.recipe] | given
+    options.recipe = Classifier(**RECIPES[options.recipe] | given).get_params()
     return options
 
 

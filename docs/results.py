@@ -89,9 +89,6 @@ def pairs() -> str:
     return intuition_experiments.to_text(table)
 
 
-# ---------------------------------------------------------------------------------------- table 1
-
-
 def table1() -> list[pd.DataFrame]:
     """Measured, its SEM over runs, and published AUROC in percent; NaN where there is none.
 
@@ -190,16 +187,14 @@ def draw_costs(path: Path) -> None:
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
     for name, cost, published, folder in costs.itertuples(index=False):
+        at = published
         if isinstance(folder, str):
-            measured = float(over_classes("mean", folder, "cifar10"))
-            axes.plot(cost, measured, "o", color="C0")
-            label, at = f"{name}: {measured:.1f}", measured
-        else:
-            label, at = f"{name}: {published:.1f}", published
+            at = float(over_classes("mean", folder, "cifar10"))
+            axes.plot(cost, at, "o", color="C0")
         axes.plot(cost, published, "o", color="0.4", fillstyle="none")
         right = cost > 30
         how = {"textcoords": "offset points", "va": "center", "ha": "right" if right else "left"}
-        axes.annotate(label, (cost, at), (-8 if right else 8, 0), fontsize=8, **how)
+        axes.annotate(f"{name}: {at:.1f}", (cost, at), (-8 if right else 8, 0), fontsize=8, **how)
     axes.set_xscale("log")
     axes.set_xlim(0.05, 500)
     axes.set_xlabel("PFLOP of training, a class")

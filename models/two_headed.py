@@ -1,8 +1,5 @@
-"""Section 5.5's networks of labelled images: a classifier, and one with a second head.
-
-The paper's has heads for the categories and for the 72 transformations on the same features; a
-network with the categories alone is what the baselines have.
-"""
+"""Section 5.5's networks of labelled images: a classifier for the baselines, and the paper's, which
+has a second head for the 72 transformations on the same features."""
 
 import itertools
 import math
@@ -91,16 +88,16 @@ class Classifier(Detector):
         """Under which training shows images."""
         return augmentations()
 
-    def _create_network(self, n_transforms: int) -> keras.Model:
+    def _create_network(self) -> keras.Model:
         """From images in [-1, 1] to logits."""
         settings = self.settings_
         how = {"weight_decay": settings.weight_decay, "seed": settings.seed}
         how |= {"final_activation": None, "dtype": self.precision_}
         size = settings.depth, settings.widen_factor
-        heads = self._heads(n_transforms)
-        return create_wide_residual_network(self.image_shape_, heads, *size, **how)
+        return create_wide_residual_network(self.image_shape_, self._heads(), *size, **how)
 
-    def _heads(self, n_transforms):
+    def _heads(self):
+        """The number of logits, or those of several heads by name."""
         return self.settings_.n_categories
 
     def _labels(self, image, t):
@@ -112,14 +109,13 @@ class Classifier(Detector):
         k, batch_size = len(self.transformer_), settings.batch_size
         steps_per_epoch = math.ceil(len(x) / batch_size)
         total_steps = max(1, round(settings.epochs * steps_per_epoch))
-        self.network_ = self._create_network(k)
+        self.network_ = self._create_network()
         trainer = create_trainer(self.network_, self.transformer_, x.shape[1:], x.dtype.name)
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         rate = settings.learning_rate
         sgd = SGD(step_schedule(rate, total_steps), momentum=0.9, nesterov=True)
         trainer.compile(
             sgd if settings.schedule == "steps" else Muon(one_cycle(rate, total_steps)),
-            loss=keras.tree.map_structure(lambda head: loss, trainer.output),
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=keras.tree.map_structure(lambda head: ["accuracy"], trainer.output),
             jit_compile=use_xla(),
         )
@@ -170,8 +166,8 @@ class TwoHeaded(Classifier):
     def _transformations(self):
         return Transformer()
 
-    def _heads(self, n_transforms):
-        return {"categories": self.settings_.n_categories, "transformations": n_transforms}
+    def _heads(self):
+        return {"categories": super()._heads(), "transformations": len(self.transformer_)}
 
     def _labels(self, image, t):
         return {"categories": self._y[image], "transformations": t}

@@ -10,7 +10,7 @@ from PIL import Image
 
 from utils import cats_vs_dogs, datasets
 from utils.cats_vs_dogs import build_cats_vs_dogs, resize_and_crop
-from utils.datasets import DATASETS, LAYOUTS, DatasetError, load_dataset
+from utils.datasets import DATASETS, LAYOUTS, DatasetError, load_dataset, load_test_images
 from utils.images import ImageError
 from utils.results import PUBLISHED
 
@@ -115,6 +115,16 @@ def test_truncated_npz_is_named(tmp_path, keep):
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(DatasetError, match=r"mnist\.npz is damaged.*delete it"):
         load_dataset("mnist", tmp_path)
+
+
+def test_a_damaged_file_that_cannot_be_downloaded_is_named(tmp_path):
+    (tmp_path / "tiny_imagenet.npz").write_bytes(b"nothing")
+    with pytest.raises(DatasetError, match=r"tiny_imagenet\.npz is damaged.*delete it") as raised:
+        load_test_images("tiny_imagenet", tmp_path)
+    assert "y_train" not in str(raised.value) and "what to put there" in str(raised.value)
+    (tmp_path / "tiny_imagenet.npz").unlink()
+    with pytest.raises(DatasetError, match=r"put there an \.npz with uint8 x_test"):
+        load_test_images("tiny_imagenet", tmp_path)
 
 
 def test_an_npz_with_pickles_is_not_unpickled(tmp_path):

@@ -124,14 +124,14 @@ def test_both_heads_learn(monkeypatch):
 class Small(Simple):
     """One convolution and two heads, quickly built and trained."""
 
-    def _create_network(self, n_transforms):
+    def _create_network(self):
         layers, seed = keras.layers, self.seed
         seeds = [keras.initializers.GlorotUniform(seed + i) for i in range(3)]
         images = keras.Input((8, 8, 1))
         x = layers.Conv2D(4, 3, use_bias=False, kernel_initializer=seeds[0])(images)
         x = layers.Flatten()(layers.ReLU()(layers.BatchNormalization()(x)))
         categories = layers.Dense(2, kernel_initializer=seeds[1])(x)
-        transformations = layers.Dense(n_transforms, kernel_initializer=seeds[2])(x)
+        transformations = layers.Dense(len(self.transformer_), kernel_initializer=seeds[2])(x)
         heads = {"categories": categories, "transformations": transformations}
         return keras.Model(images, heads, name="two_headed")
 
@@ -201,7 +201,7 @@ def untrained(precision):
     for detector in detectors:
         detector._begin(x.shape[1:], "uint8")
         detector.transformer_ = detector._transformations()
-        detector.network_ = detector._create_network(len(detector.transformer_))
+        detector.network_ = detector._create_network()
     return x, detectors
 
 

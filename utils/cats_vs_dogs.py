@@ -1,7 +1,6 @@
 """Cats and dogs (section 5.2) from the images of the Asirra data set."""
 
 import argparse
-import functools
 import itertools
 import os
 import sys
@@ -121,5 +120,4 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("folder", help="of cat.N.jpg and dog.N.jpg, or of Cat/N.jpg and Dog/N.jpg")
     parser.add_argument("--data-dir", default="data", help="where the .npz goes (default: data)")
     options = parser.parse_args(arguments)
-    build = functools.partial(build_cats_vs_dogs, options.folder, options.data_dir)
-    return run_command(lambda: print("wrote", build()))
+    return run_command(lambda: print("wrote", build_cats_vs_dogs(options.folder, options.data_dir)))

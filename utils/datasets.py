@@ -24,7 +24,7 @@ from PIL import Image
 from utils import cats_vs_dogs
 from utils.files import read_npz, write_npz
 from utils.folders import read_folder
-from utils.images import ImageError, printable
+from utils.images import printable
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 IDX_FILES = {
@@ -33,7 +33,6 @@ IDX_FILES = {
     "x_test": "t10k-images-idx3-ubyte.gz",
     "y_test": "t10k-labels-idx1-ubyte.gz",
 }
-
 
 CIFAR10 = "airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck"
 FASHION_MNIST = "t-shirt, trouser, pullover, dress, coat, sandal, shirt, sneaker, bag, ankle-boot"
@@ -125,24 +124,23 @@ def load_dataset(name: str, data_dir: str | os.PathLike = "data") -> Dataset:
     return Dataset(name, **arrays, class_names=layout.class_names)
 
 
-def load_test_images(
-    name: str, data_dir: str | os.PathLike = "data", image_shape: tuple = (32, 32, 3)
-) -> np.ndarray:
-    """Images to tell a labelled data set's from (section 5.5): (n, h, w, c) uint8.
+def load_test_images(name: str, data_dir: str | os.PathLike = "data") -> np.ndarray:
+    """Images to tell CIFAR-10's from (section 5.5): (n, 32, 32, 3) uint8.
 
     `tiny_imagenet` is read from `<data_dir>/tiny_imagenet.npz` (array x_test) or from the images in
     the folder `<data_dir>/tiny_imagenet/`, which are resized. Any other name is that of a data set
     of `load_dataset`, whose test images are taken; grey ones get three equal channels.
 
-    Raises DatasetError as `load_dataset` does, and for images of another size.
+    Raises DatasetError as `load_dataset` does, and for images of another size, and ImageError where
+    the folder holds no readable image.
     """
     if name == "tiny_imagenet":
-        x, source = _tiny_imagenet(Path(data_dir), image_shape[0])
+        x, source = _tiny_imagenet(Path(data_dir))
     else:
         x, source = load_dataset(name, data_dir).x_test, f"{name} in {data_dir}/"
-    if x.ndim == 4 and x.shape[-1] == 1:
-        x = np.repeat(x, image_shape[-1], axis=-1)
-    _check_images(x, image_shape, f"{source}: x_test")
+    if x.shape[-1:] == (1,):
+        x = np.repeat(x, 3, axis=-1)
+    _check_images(x, LAYOUTS["cifar10"].image_shape, f"{source}: x_test")
     return x
 
 
@@ -153,7 +151,7 @@ def random_part(x: np.ndarray, limit: int | None, seed: int) -> np.ndarray:
     return x[np.sort(np.random.default_rng(seed).permutation(len(x))[:limit])]
 
 
-def _tiny_imagenet(data_dir, side):
+def _tiny_imagenet(data_dir):
     npz, folder = data_dir / "tiny_imagenet.npz", data_dir / "tiny_imagenet"
     if npz.exists():
         arrays = _read_npz(npz)
@@ -163,12 +161,9 @@ def _tiny_imagenet(data_dir, side):
     if not folder.is_dir():
         raise DatasetError(
             f"{npz} and {folder}/ are missing, and this data set cannot be downloaded here: put "
-            f"there an .npz with uint8 x_test (n, {side}, {side}, 3), or a folder of the images"
+            "there an .npz with uint8 x_test (n, 32, 32, 3), or a folder of the images"
         )
-    try:
-        found = read_folder(folder, side)
-    except ImageError as error:
-        raise DatasetError(str(error)) from error
+    found = read_folder(folder, side=32)
     if found.skipped:
         path, reason = found.skipped[0]
         raise DatasetError(f"{path}: {reason}; put the original file there")
@@ -179,10 +174,8 @@ def _read_npz(path):
     try:
         return read_npz(path, ARRAYS)
     except (OSError, ValueError) as error:
-        raise DatasetError(
-            f"{error}; delete it to download it again, or put an .npz with {', '.join(ARRAYS)} "
-            "there"
-        ) from error
+        remedy = "delete it and start again, which downloads it or says what to put there"
+        raise DatasetError(f"{error}; {remedy}") from error
 
 
 def _read_idx_folder(folder):
@@ -244,7 +237,7 @@ def _checked(arrays, layout, source):
             raise DatasetError(f"{source} has no array {key}")
     checked, last = {}, len(layout.class_names) - 1
     for split in ("train", "test"):
-        x, y = arrays[f"x_{split}"], np.asarray(arrays[f"y_{split}"])
+        x, y = arrays[f"x_{split}"], arrays[f"y_{split}"]
         _check_images(x, layout.image_shape, f"{source}: x_{split}")
         if y.size != len(x) or y.shape[:1] != (len(x),) or not np.issubdtype(y.dtype, np.integer):
             raise DatasetError(
@@ -259,7 +252,7 @@ def _checked(arrays, layout, source):
 
 
 def _check_images(x, image_shape, name):
-    if x.ndim != 4 or x.shape[1:] != tuple(image_shape) or not len(x):
+    if x.shape[1:] != tuple(image_shape) or not len(x):
         expected = ", ".join(["n", *map(str, image_shape)])
         raise DatasetError(f"{name} has shape {x.shape}, expected ({expected})")
     if x.dtype != np.uint8:

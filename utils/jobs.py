@@ -23,7 +23,6 @@ DASK = {
 """A task may lose its process twice; it waits until a process is free; and a process that computes
 for long without a word is not taken for lost."""
 
-
 THREADS = [
     f"distributed.nanny.pre-spawn-environ.{name}_THREADS"
     for name in ("OMP_NUM", "MKL_NUM", "OPENBLAS_NUM", "TF_NUM_INTRAOP")

@@ -15,7 +15,7 @@ class Lines(tqdm):
     monitor_interval = 0  # the thread that redraws bars would write more lines
 
     def display(self, msg=None, pos=None):
-        self.fp.write(f"{self if msg is None else msg}\n")
+        self.fp.write(f"{self}\n")
         self.fp.flush()
 
     def is_due(self) -> bool:

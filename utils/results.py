@@ -1,7 +1,6 @@
 """Runs as files, and the tables and plots made from them beside the published numbers."""
 
 import json
-import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -68,7 +67,6 @@ def write_run(
     how the run was made (settings, seed, versions, device, seconds), kept as JSON with "metrics",
     the areas of each score.
     """
-    normal = np.asarray(normal, bool)
     scores = {name: _compact(normal, values) for name, values in scores.items()}
     metrics = {name: evaluate(normal, values) for name, values in scores.items()}
     arrays = {f"scores_{name}": values for name, values in scores.items()}
@@ -125,7 +123,7 @@ def check_made_so(path: Path, details: dict, wanted: dict) -> None:
             )
 
 
-def read_runs(results_dirs: Iterable[str | os.PathLike], dataset: str) -> pd.DataFrame:
+def read_runs(results_dirs: Iterable[str | Path], dataset: str) -> pd.DataFrame:
     """A row for each score of each run of a data set: its areas, and how the run was made.
 
     score and first say which score, and whether it is the method's own; seconds are one column for
@@ -179,10 +177,8 @@ def to_markdown(table: pd.DataFrame) -> str:
     """
     named = ["class", "method", "score", "recipe"]
     text = table[[*named, *_differing(table, named[1:])]].copy()
-    text["measured (runs)"] = [
-        f"{with_sem(mean, sem)} ({runs})"
-        for mean, sem, runs in zip(table["measured"], table["sem"], table["runs"], strict=True)
-    ]
+    measured = map(with_sem, table["measured"], table["sem"])
+    text["measured (runs)"] = [f"{m} ({n})" for m, n in zip(measured, table["runs"], strict=True)]
     text["published"] = list(map(with_sem, table["published"], table["published_sem"]))
     text["difference"] = [number(each, "+.1f") for each in table["difference"]]
     return markdown(text)

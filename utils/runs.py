@@ -200,11 +200,8 @@ class TimeEstimate(keras.callbacks.Callback):
         runs = f"the {self.remaining} runs of {self.method} left"
         print(f"\n{speed:.0f} images/s: about {hours:.1f} hours for {runs}", flush=True)
         if hours > 1:
-            print(
-                "shorter with --runs 1, --classes NAME, --epochs 0.1, --limit-test 1000, or "
-                "another --recipe",
-                flush=True,
-            )
+            less = "--runs 1, --classes NAME, --epochs 0.1, --limit-test 1000"
+            print(f"shorter with {less}, or another --recipe", flush=True)
 
 
 def attempt(task: Task, remaining: int = 0) -> Outcome:
