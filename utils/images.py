@@ -15,9 +15,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-EXCLUDED_FORMATS = {"EPS"}
-"""Encapsulated PostScript is a program, which Pillow would hand to Ghostscript to run."""
-
 PLUGINS = {
     ".avif": ("pillow-avif-plugin", "pillow_avif"),
     ".heic": ("pillow-heif", "pillow_heif"),
@@ -118,8 +115,7 @@ def read_squares(
                     size = size[::-1]
                 return _cut(image, side, region, enlarge, size)
             highest = int(pixels.max())
-            enough = (1 << max(highest, 1).bit_length()) - 1
-            white = stated if stated > 0 and highest <= stated else enough
+            white = max(1, stated if highest <= stated else (1 << highest.bit_length()) - 1)
             channels = [Image.fromarray(c.astype(np.float32)) for c in np.moveaxis(pixels, -1, 0)]
             cut, used = zip(*(_cut(c, side, region, enlarge) for c in channels), strict=True)
             return Deep(np.stack(cut, axis=-1), white, highest), used[0]
@@ -212,7 +208,8 @@ def _formats(suffix):
         with contextlib.suppress(ImportError):  # then `_reason` names the package
             plugin = importlib.import_module(PLUGINS[suffix][1])
             getattr(plugin, "register_heif_opener", lambda: None)()  # others do so by themselves
-    return [name for name in Image.ID if name not in EXCLUDED_FORMATS]
+    # but PostScript, which is a program that Pillow would hand to Ghostscript to run
+    return [name for name in Image.ID if name != "EPS"]
 
 
 @contextlib.contextmanager
