@@ -309,10 +309,10 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="detect.py", description=__doc__, **form)
     commands = parser.add_subparsers(required=True)
 
-    def command(function, text):
-        made = commands.add_parser(
-            function.__name__, help=text, description=inspect.getdoc(function), **form
-        )
+    def command(function):
+        text = inspect.getdoc(function)
+        summary = text.partition("\n")[0]
+        made = commands.add_parser(function.__name__, help=summary, description=text, **form)
         made.set_defaults(command=function)
         return made.add_argument
 
@@ -328,7 +328,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         add("--json", action="store_true", help="print JSON instead of text")
         add_common(add, None)
 
-    add = command(fit, "learn what a folder of normal images has in common")
+    add = command(fit)
     add("images", nargs="+", type=Path, metavar="GOOD_IMAGES", help="folders, or files")
     add("--output", type=Path, required=True, help="the model to write, ending in .keras")
     add("--size", type=int, choices=(32, 64), default=32, help="pixels a side (default: 32)")
@@ -344,7 +344,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--seed", type=seed_number, default=0, help="default: 0")
     add_common(add, 0.05)
 
-    add = command(score, "score images and flag the anomalies")
+    add = command(score)
     add("images", nargs="*", type=Path, metavar="IMAGES", help="files or folders")
     add("--files", type=Path, metavar="LIST", help="a file of paths, one a line; - is stdin")
     add("--watch", type=Path, metavar="FOLDER", help="score images as they arrive there")
@@ -355,16 +355,16 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--exit-code", action="store_true", help="exit with status 1 where an image is flagged")
     add_model(add)
 
-    add = command(evaluate, "measure a model where the answer is known")
+    add = command(evaluate)
     add("--normal", nargs="+", type=Path, required=True, metavar="DIR", help="not used by fit")
     add("--anomalous", nargs="+", type=Path, required=True, metavar="DIR")
     add_model(add)
 
-    add = command(export, "write a model as an ONNX graph, for programs without Keras")
+    add = command(export)
     add("model", type=Path, help="what fit wrote")
     add("--output", type=Path, required=True, help="the graph to write, ending in .onnx")
 
-    add = command(demo, "show all of it on handwritten digits, in three minutes")
+    add = command(demo)
     add("folder", type=Path, metavar="NEW_FOLDER", help="to write images, model and report to")
     commands.metavar = " | ".join(commands.choices)
     return parser.parse_args(arguments)
