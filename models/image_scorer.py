@@ -191,9 +191,8 @@ def told_apart(detector: TransformationDetector, x: np.ndarray) -> tuple[float, 
 
 def text_histogram(values: np.ndarray) -> str:
     """Anomaly scores (n,) as a histogram of lines, a bar a standard deviation."""
-    edges = np.arange(-1, 6)
-    counts = np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(edges) + 1)
-    labels = [f"under {edges[0]}", *(f"{a} to {a + 1}" for a in edges[:-1]), f"{edges[-1]} or more"]
+    counts, _ = np.histogram(values, [-np.inf, *range(-1, 6), np.inf])
+    labels = ["under -1", *(f"{a} to {a + 1}" for a in range(-1, 5)), "5 or more"]
     return "\n".join(
         f"{label:>11} {count:6} {'#' * round(40 * count / counts.max())}"
         for label, count in zip(labels, counts, strict=True)
@@ -210,7 +209,6 @@ def describe(detector: TransformationDetector, path: str | os.PathLike) -> dict[
         for k, v in detector.get_settings().items()
         if v != paper[k] and k not in ("verbose", "precision")  # said with the network
     ]
-    seconds = [f"{part} {time:.0f}" for part, time in detector.seconds_.items()]
     network = detector.network_
     rows = {
         "model file": printable(path),
@@ -220,6 +218,6 @@ def describe(detector: TransformationDetector, path: str | os.PathLike) -> dict[
         "network": f"{network.name}, {network.count_params():,} weights, {detector.precision_}",
         "score": detector.settings_.score_name,
         "settings that differ from the paper's": ", ".join(changed),
-        "seconds": ", ".join(seconds),
+        "seconds": ", ".join(f"{part} {time:.0f}" for part, time in detector.seconds_.items()),
     }
     return {label: str(text) for label, text in (rows | details).items() if text}
