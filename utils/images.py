@@ -109,9 +109,7 @@ def read_squares(
                 if side is not None:
                     opened.draft(None, (4 * side, 4 * side))  # decode large JPEGs at a fraction
                 image = _to_rgb(ImageOps.exif_transpose(opened))
-                if opened.size == size:
-                    size = image.size
-                elif image.size != opened.size:
+                if image.size != opened.size:  # turned upright
                     size = size[::-1]
                 return _cut(image, side, region, enlarge, size)
             highest = int(pixels.max())
@@ -192,8 +190,8 @@ def _cut(image, side, region, enlarge, size=None):
     method = Image.Resampling.BOX if min(image.size) > side else Image.Resampling.BICUBIC
     scale, limit = np.tile(np.divide(image.size, size), 2), np.tile(image.size, 2)
     places = [tuple(np.minimum(scale * box, limit)) for box in boxes(*size, region)]
-    found = [image.resize((side, side), method, place) for place in places]
-    return np.stack([np.asarray(each) for each in found]), used
+    found = [np.asarray(image.resize((side, side), method, place)) for place in places]
+    return np.stack(found), used
 
 
 def _opened(path):
