@@ -1,5 +1,6 @@
 """Folders and lists of images, of any format, size and colour, as arrays of small square ones."""
 
+import contextlib
 import os
 import stat
 import sys
@@ -200,20 +201,15 @@ def arrivals(folder: Path, wait: Callable[[float], None] = time.sleep) -> Iterat
     while True:
         if not folder.is_dir():
             raise ImageError(f"{printable(folder)} is no folder, so that nothing can arrive in it")
-        now = {path: _file_state(path) for path in find_files(folder)[0]}
+        now = {}
+        for path in find_files(folder)[0]:
+            with contextlib.suppress(OSError):  # it is gone already
+                status = path.stat()
+                now[path] = status.st_size, status.st_mtime_ns
         done = {path: state for path, state in done.items() if path in now}
         for path, state in now.items():
-            if state is not None and before.get(path) == state != done.get(path):
+            if before.get(path) == state != done.get(path):
                 done[path] = state
                 yield path
         before = now
         wait(1.0)
-
-
-def _file_state(path):
-    """What changes while a file is written; None where it is gone already."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_size, status.st_mtime_ns
