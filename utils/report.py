@@ -47,6 +47,7 @@ TEMPLATES = jinja2.Environment(
     trim_blocks=True,
 )
 TEMPLATES.filters["printable"] = printable
+PARTS = TEMPLATES.get_template("parts.html").module
 
 
 @dataclass(frozen=True)
@@ -158,8 +159,7 @@ def histogram(scores: np.ndarray, held_out: np.ndarray, threshold: float) -> str
     )
     shares, outline = counts / len(scores), outline / len(held_out)
     highest = max(shares.max(), outline.max())
-    return _part(
-        "histogram",
+    return PARTS.histogram(
         edges=edges,
         counts=counts,
         shares=shares / highest,
@@ -206,12 +206,7 @@ def response_grid(
         }
         for i, ((flip, tx, ty, k), own) in enumerate(zip(transformations, responses, strict=True))
     ]
-    return _part("grid", cells=cells, width=len(columns), height=len(rows))
-
-
-def _part(name, **values):
-    """A macro of parts.html, filled."""
-    return getattr(TEMPLATES.get_template("parts.html").module, name)(**values)
+    return PARTS.grid(cells=cells, width=len(columns), height=len(rows))
 
 
 def _axes(transformations):
