@@ -170,7 +170,7 @@ def verdicts(
     """
     table = pd.DataFrame(
         {
-            "path": pd.Series(list(paths), dtype=object),
+            "path": paths,
             "p_value": p_values(held_out, scores),
             "anomaly_score": anomaly_scores(held_out, scores),
             "is_anomaly": scores < threshold,
