@@ -300,7 +300,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     commands = parser.add_subparsers(required=True)
 
     def command(function):
-        text = inspect.getdoc(function)
+        text = inspect.getdoc(function) or ""  # none under python -OO
         summary = text.partition("\n")[0]
         made = commands.add_parser(function.__name__, help=summary, description=text, **form)
         made.set_defaults(command=function)
