@@ -39,7 +39,7 @@ from models.transformation_detector import SCORES, TransformationDetector
 from utils.commands import number_above_zero, run_command, seed_number, share, whole_number
 from utils.datasets import write_digits
 from utils.files import check_writable, claim
-from utils.folders import LISTED, Folder, arrivals, listed, read_folder, report_skipped
+from utils.folders import Folder, arrivals, listed, read_folder, report_skipped
 from utils.images import MAX_PIXELS, REGIONS, ImageError, is_grey, printable, to_grey
 from utils.metrics import evaluate as evaluate_scores
 from utils.report import MAPPED, write_report
@@ -77,13 +77,12 @@ def fit(options: argparse.Namespace) -> int:
     python detect.py fit photos/good --output model.keras
     """
     check_writable(options.output, ".keras")
-    min_held_out(options.false_alarm_rate)
-    verbose = int(not options.quiet)
-    how = {"max_pixels": options.max_pixels, "region": options.region, "verbose": verbose}
+    how = {"max_pixels": options.max_pixels, "region": options.region, "verbose": options.verbose}
     folder = read_folder(options.images, options.size, **how)
     if folder.images[:1000].std(axis=0).mean() < ALIKE:
         folder.remarks.append("warning: the images are nearly all alike: scores mean nothing")
-    answer(options, folder.remarks)
+    for remark in folder.remarks:
+        print(remark, flush=True)
     held_out, training = divided(folder, options)
     kind, prepare = ("grey", to_grey) if is_grey(folder.images) else ("colour", np.asarray)
     print(
@@ -95,7 +94,7 @@ def fit(options: argparse.Namespace) -> int:
     settings = RECIPES[options.recipe] | {k: v for k, v in given.items() if v is not None}
     if options.minutes or (options.epochs is None and settings.get("schedule") == "one_cycle"):
         settings["schedule"] = "paced"
-    detector = TransformationDetector(**settings, seed=options.seed, verbose=verbose)
+    detector = TransformationDetector(**settings, seed=options.seed, verbose=options.verbose)
     x, x_held_out = prepare(training.images), prepare(held_out.images)
     pace = Pace(detector, len(x), x_held_out, minutes=options.minutes)
     checkpoint = options.output.with_name(f".{options.output.stem}.checkpoint.keras")
@@ -106,11 +105,11 @@ def fit(options: argparse.Namespace) -> int:
         scores = detector.score_samples(x_held_out)
         detector.calibration_scores_ = np.sort(scores[held_out.lowest(scores)])
         detector.set_false_alarm_rate(options.false_alarm_rate)
-        read = {"white": folder.white, "region": options.region}
-        detector.details_ |= {"recipe": options.recipe} | read
+        detector.details_.update(recipe=options.recipe, white=folder.white, region=options.region)
         detector.save(options.output)
         checkpoint.unlink(missing_ok=True)
-    answer(options, [*findings(detector, x_held_out), f"wrote {printable(options.output)}"])
+    lines = [*findings(detector, x_held_out), f"wrote {printable(options.output)}"]
+    print("\n".join(lines), flush=True)
     report_skipped(folder)
     return 0
 
@@ -169,18 +168,18 @@ def score(options: argparse.Namespace) -> int:
 
     python detect.py score photo.png photos/new --model model.keras --report report.html
     """
-    given = [options.images or None, options.files, options.watch]
-    if sum(each is not None for each in given) != 1:
+    if sum(map(bool, (options.images, options.files, options.watch))) != 1:
         raise ValueError("give images or folders, or --files LIST, or --watch FOLDER: one of these")
-    outputs = {".csv": options.output, ".html": options.report, ".png": options.maps}
-    if options.watch and (any(outputs.values()) or options.exit_code):
+    outputs = [path for path in (options.output, options.maps, options.report) if path]
+    if options.watch and (outputs or options.exit_code):
         raise ValueError("--watch goes without --output, --report, --maps and --exit-code")
+    if options.output:
+        check_writable(options.output, ".csv")
+    if options.report:
+        check_writable(options.report, ".html")
     if options.maps:
         options.maps.mkdir(exist_ok=True)
-        outputs[".png"] = options.maps / "map.png"
-    for suffix, path in outputs.items():
-        if path:
-            check_writable(path, suffix)
+        check_writable(options.maps / "map.png", ".png")
     scorer = load(options)
     if options.watch:
         return watch(options.watch, scorer)
@@ -200,20 +199,19 @@ def score(options: argparse.Namespace) -> int:
         write_report(options.report, scored.report(maps))
     lines = [
         *folder.remarks,
-        f"\nthe most anomalous:\n{scored.as_text(LISTED)}\n",
+        f"\nthe most anomalous:\n{scored.as_text()}\n",
         f"{flagged} of {n} images are flagged; {expected} would be, were all normal",
         scorer.statement,
+        *(f"wrote {printable(path)}" for path in outputs),
     ]
-    written = filter(None, (options.output, options.maps, options.report))
-    lines += [f"wrote {printable(path)}" for path in written]
-    answer(options, lines, scored.values())
+    print(json.dumps(scored.values()) if options.json else "\n".join(lines), flush=True)
     report_skipped(folder)
     return int(options.exit_code and flagged > 0)
 
 
 def watch(folder: Path, scorer: ImageScorer) -> int:
     """Prints a line of JSON for each image that arrives in a folder; never ends by itself."""
-    scorer.verbose = scorer.detector.verbose = 0
+    scorer.detector.verbose = 0
     for path in arrivals(folder):
         try:
             (row,) = scorer.score(scorer.read([path], strict=False)).values()["images"]
@@ -234,12 +232,12 @@ def evaluate(options: argparse.Namespace) -> int:
     scorer = load(options)
     folders = [scorer.read(sources) for sources in (options.normal, options.anomalous)]
     tables = [scorer.score(folder).table for folder in folders]
-    sizes = [*map(len, tables)]
+    n_normal, n_odd = map(len, tables)
     scores = np.concatenate([table["score"] for table in tables])
-    metrics = evaluate_scores(np.repeat([True, False], sizes), scores)
+    metrics = evaluate_scores(np.repeat([True, False], [n_normal, n_odd]), scores)
     remarks = [remark for folder in folders for remark in folder.remarks]
-    lines = [*remarks, f"\n{sizes[0]} normal images, {sizes[1]} anomalies"]
-    values = dict(zip(("normal", "anomalous"), sizes, strict=True)) | {"remarks": remarks}
+    lines = [*remarks, f"\n{n_normal} normal images, {n_odd} anomalies"]
+    values = {"normal": n_normal, "anomalous": n_odd, "remarks": remarks}
     for name, label in METRICS.items():
         values[name] = metrics[name]
         lines.append(f"{label:27} {100 * metrics[name]:6.2f} %")
@@ -248,7 +246,8 @@ def evaluate(options: argparse.Namespace) -> int:
         values[f"{label} flagged"] = {"percent": percent, "interval": [low, high]}
         interval = f"(95 % interval: {low:.1f} to {high:.1f} %)"
         lines.append(f"{f'{label} flagged':27} {percent:6.2f} %  {interval}")
-    answer(options, [*lines, scorer.statement], values)
+    lines.append(scorer.statement)
+    print(json.dumps(values) if options.json else "\n".join(lines), flush=True)
     for folder in folders:
         report_skipped(folder)
     return 0
@@ -291,16 +290,7 @@ def export(options: argparse.Namespace) -> int:
 
 def load(options: argparse.Namespace) -> ImageScorer:
     """The model of a command."""
-    how = options.false_alarm_rate, options.max_pixels, int(not options.quiet)
-    return ImageScorer(options.model, *how)
-
-
-def answer(options: argparse.Namespace, lines: list[str], values: dict | None = None) -> None:
-    """Print lines for people, or with --json the values."""
-    if getattr(options, "json", False):
-        print(json.dumps(values))
-    elif lines:
-        print("\n".join(lines), flush=True)
+    return ImageScorer(options.model, options.false_alarm_rate, options.max_pixels, options.verbose)
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -309,15 +299,15 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="detect.py", description=__doc__, **form)
     commands = parser.add_subparsers(required=True)
 
-    def command(function, text):
-        made = commands.add_parser(
-            function.__name__, help=text, description=inspect.getdoc(function), **form
-        )
+    def command(function):
+        text = inspect.getdoc(function) or ""  # none under python -OO
+        summary = text.partition("\n")[0]
+        made = commands.add_parser(function.__name__, help=summary, description=text, **form)
         made.set_defaults(command=function)
         return made.add_argument
 
     def add_common(add, rate):
-        add("--quiet", action="store_true", help="no progress bars")
+        add("--quiet", dest="verbose", action="store_false", help="no progress bars")
         text = "larger images are skipped, as made to exhaust memory (default: 89 million)"
         add("--max-pixels", type=whole_number, default=MAX_PIXELS, metavar="N", help=text)
         text = "default: 0.05" if rate else "another one than fit was given"
@@ -328,7 +318,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         add("--json", action="store_true", help="print JSON instead of text")
         add_common(add, None)
 
-    add = command(fit, "learn what a folder of normal images has in common")
+    add = command(fit)
     add("images", nargs="+", type=Path, metavar="GOOD_IMAGES", help="folders, or files")
     add("--output", type=Path, required=True, help="the model to write, ending in .keras")
     add("--size", type=int, choices=(32, 64), default=32, help="pixels a side (default: 32)")
@@ -344,7 +334,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--seed", type=seed_number, default=0, help="default: 0")
     add_common(add, 0.05)
 
-    add = command(score, "score images and flag the anomalies")
+    add = command(score)
     add("images", nargs="*", type=Path, metavar="IMAGES", help="files or folders")
     add("--files", type=Path, metavar="LIST", help="a file of paths, one a line; - is stdin")
     add("--watch", type=Path, metavar="FOLDER", help="score images as they arrive there")
@@ -355,16 +345,16 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--exit-code", action="store_true", help="exit with status 1 where an image is flagged")
     add_model(add)
 
-    add = command(evaluate, "measure a model where the answer is known")
+    add = command(evaluate)
     add("--normal", nargs="+", type=Path, required=True, metavar="DIR", help="not used by fit")
     add("--anomalous", nargs="+", type=Path, required=True, metavar="DIR")
     add_model(add)
 
-    add = command(export, "write a model as an ONNX graph, for programs without Keras")
+    add = command(export)
     add("model", type=Path, help="what fit wrote")
     add("--output", type=Path, required=True, help="the graph to write, ending in .onnx")
 
-    add = command(demo, "show all of it on handwritten digits, in three minutes")
+    add = command(demo)
     add("folder", type=Path, metavar="NEW_FOLDER", help="to write images, model and report to")
     commands.metavar = " | ".join(commands.choices)
     return parser.parse_args(arguments)

@@ -13,7 +13,7 @@ from models.transformation_detector import TransformationDetector
 from utils.detector import to_unit_range
 from utils.dirichlet import rotation_responses
 from utils.files import replacing
-from utils.folders import Folder, read_folder
+from utils.folders import LISTED, Folder, read_folder
 from utils.images import (
     FULL_WHITE,
     REGIONS,
@@ -34,10 +34,10 @@ class ImageScorer:
     cannot score files of images or has no threshold, and what `TransformationDetector.load` raises.
     """
 
-    def __init__(self, path: Path, false_alarm_rate: float | None, max_pixels: int, verbose: int):
+    def __init__(self, path: Path, false_alarm_rate: float | None, max_pixels: int, verbose: bool):
         self.path = path
         self.detector = detector = TransformationDetector.load(path)
-        detector.verbose = self.verbose = verbose
+        detector.verbose = verbose
         height, width, channels = detector.image_shape_
         if height != width or channels not in (1, 3):
             raise ValueError(
@@ -52,14 +52,14 @@ class ImageScorer:
             raise ValueError(f"{printable(path)} says that the region is {region!r}")
         self.how = {"white": white, "region": region, "max_pixels": max_pixels}
         rate = false_alarm_rate or getattr(detector, "false_alarm_rate_", 0.05)
-        self.n_held_out = len(detector.set_false_alarm_rate(rate).calibration_scores_)
-        self.expected = false_alarm_interval(self.n_held_out, rate)[0]  # the share flagged
-        self.statement = threshold_statement(self.n_held_out, rate)
+        n = len(detector.set_false_alarm_rate(rate).calibration_scores_)
+        self.expected = false_alarm_interval(n, rate)[0]  # the share flagged
+        self.statement = threshold_statement(n, rate)
         self.has_maps = "mean_image" in detector.details_  # not in models of older versions
 
     def read(self, sources: Sequence, *, strict: bool = True) -> Folder:
         """The images of folders and files, see `utils.folders.read_folder`."""
-        side, verbose = self.detector.image_shape_[0], self.verbose
+        side, verbose = self.detector.image_shape_[0], self.detector.verbose
         return read_folder(sources, side, strict=strict, verbose=verbose, **self.how)
 
     def prepare(self, images: np.ndarray) -> np.ndarray:
@@ -96,7 +96,7 @@ class Scored:
             "skipped": skipped,
             "remarks": self.folder.remarks,
             "false_alarm_rate": detector.false_alarm_rate_,
-            "held_out": self.scorer.n_held_out,
+            "held_out": len(detector.calibration_scores_),
             "threshold": detector.offset_,
         }
 
@@ -106,10 +106,10 @@ class Scored:
         with replacing(path) as partial:
             table.to_csv(partial, index=False, quoting=csv.QUOTE_NONNUMERIC, encoding="utf-8")
 
-    def as_text(self, n: int) -> str:
-        """The n most anomalous for people, with the path at the end of its line."""
+    def as_text(self) -> str:
+        """The LISTED most anomalous for people, with the path at the end of its line."""
         lines = [f"{'p-value':>9} {'anomaly score':>14}  {'':8} {'raw score':>12}"]
-        for row in self.table[:n].itertuples():
+        for row in self.table[:LISTED].itertuples():
             mark = "anomaly" if row.is_anomaly else "normal"
             numbers = f"{row.p_value:9.4f} {row.anomaly_score:14.2f}  {mark:8} {row.score:12.6g}"
             lines.append(f"{numbers}  {printable(row.path)}")
@@ -157,7 +157,7 @@ class Scored:
             responses=lambda chosen: detector.responses(self.scorer.prepare(images[chosen])),
             maps=maps,
             model=describe(detector, self.scorer.path),
-            verbose=self.scorer.verbose,
+            verbose=detector.verbose,
         )
 
 
@@ -170,7 +170,7 @@ def verdicts(
     """
     table = pd.DataFrame(
         {
-            "path": pd.Series(list(paths), dtype=object),
+            "path": paths,
             "p_value": p_values(held_out, scores),
             "anomaly_score": anomaly_scores(held_out, scores),
             "is_anomaly": scores < threshold,
@@ -191,9 +191,8 @@ def told_apart(detector: TransformationDetector, x: np.ndarray) -> tuple[float, 
 
 def text_histogram(values: np.ndarray) -> str:
     """Anomaly scores (n,) as a histogram of lines, a bar a standard deviation."""
-    edges = np.arange(-1, 6)
-    counts = np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(edges) + 1)
-    labels = [f"under {edges[0]}", *(f"{a} to {a + 1}" for a in edges[:-1]), f"{edges[-1]} or more"]
+    counts, _ = np.histogram(values, [-np.inf, *range(-1, 6), np.inf])
+    labels = ["under -1", *(f"{a} to {a + 1}" for a in range(-1, 5)), "5 or more"]
     return "\n".join(
         f"{label:>11} {count:6} {'#' * round(40 * count / counts.max())}"
         for label, count in zip(labels, counts, strict=True)
@@ -210,7 +209,6 @@ def describe(detector: TransformationDetector, path: str | os.PathLike) -> dict[
         for k, v in detector.get_settings().items()
         if v != paper[k] and k not in ("verbose", "precision")  # said with the network
     ]
-    seconds = [f"{part} {time:.0f}" for part, time in detector.seconds_.items()]
     network = detector.network_
     rows = {
         "model file": printable(path),
@@ -220,6 +218,6 @@ def describe(detector: TransformationDetector, path: str | os.PathLike) -> dict[
         "network": f"{network.name}, {network.count_params():,} weights, {detector.precision_}",
         "score": detector.settings_.score_name,
         "settings that differ from the paper's": ", ".join(changed),
-        "seconds": ", ".join(seconds),
+        "seconds": ", ".join(f"{part} {time:.0f}" for part, time in detector.seconds_.items()),
     }
     return {label: str(text) for label, text in (rows | details).items() if text}

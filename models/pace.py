@@ -76,12 +76,11 @@ class Pace(keras.callbacks.Callback):
             return
         if self.steps % CHECK_STEPS == 0 and self.cooled_from is None:
             self._look()
-        model = self.model
-        model.stop_training = self._rate(self.steps) <= 0
-        model.expected_steps = math.ceil(self.steps / min(1, self._done(self.steps)))
+        expected = self.steps / min(1, self._done(self.steps))
         if self.cooled_from is not None:
-            cooled = math.ceil((1 + COOL_DOWN) * self.cooled_from)
-            model.expected_steps = min(model.expected_steps, cooled)
+            expected = min(expected, (1 + COOL_DOWN) * self.cooled_from)
+        self.model.expected_steps = math.ceil(expected)
+        self.model.stop_training = self._rate(self.steps) <= 0
 
     def _rate(self, step):
         """The learning rate after so many steps; 0 or less where training is over."""

@@ -1,11 +1,12 @@
 """Folders and lists of images, of any format, size and colour, as arrays of small square ones."""
 
+import contextlib
 import os
 import stat
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,16 +36,16 @@ class Folder:
     images: np.ndarray
     first: np.ndarray
     skipped: list[tuple[Path, str]]
-    white: int | None = None
-    clipped: int = 0
-    name: str = ""
-    remarks: list[str] = field(default_factory=list)
+    white: int | None
+    clipped: int
+    name: str
+    remarks: list[str]
 
     def part(self, chosen: np.ndarray) -> "Folder":
         """The folder with its images of some numbers alone."""
         squares = np.split(self.images, self.first[1:])
-        joined = _joined([squares[i] for i in chosen])
-        return replace(self, paths=[self.paths[i] for i in chosen], **joined)
+        images, first = _joined([squares[i] for i in chosen])
+        return replace(self, paths=[self.paths[i] for i in chosen], images=images, first=first)
 
     def lowest(self, scores: np.ndarray) -> np.ndarray:
         """The number of each image's square that scores lowest (n,), of scores (m,)."""
@@ -93,21 +94,20 @@ def read_folder(
     clipped = sum(each.highest > white for each in deep)
     remarks = []
     if deep:
-        remarks.append(f"{name}: in images of more than 8 bits, {white} is white")
-        remarks[0] += f"; {clipped} of them have pixels above it" * bool(clipped)
+        above = f"; {clipped} of them have pixels above it" if clipped else ""
+        remarks.append(f"{name}: in images of more than 8 bits, {white} is white{above}")
     if np.mean(used) < LEAST_USED:
         remarks.append(
             f"warning: {name}: {1 - np.mean(used):.0%} of the pixels lie outside the central "
             "squares and are not looked at: fit with --region whole or tiles to use them"
         )
     joined = _joined([each.to_bytes(white) if isinstance(each, Deep) else each for each in squares])
-    read = {"white": white, "clipped": clipped, "name": name, "remarks": remarks}
-    return Folder(paths, skipped=skipped, **joined, **read)
+    return Folder(paths, *joined, skipped, white, clipped, name, remarks)
 
 
 def _joined(squares):
-    """The squares of images, a list of (k, side, side, 3), in one array."""
-    return {"images": np.concatenate(squares), "first": np.cumsum([0, *map(len, squares[:-1])])}
+    """Images' squares, a list of (k, side, side, 3), in one array, and where each image begins."""
+    return np.concatenate(squares), np.cumsum([0, *map(len, squares[:-1])])
 
 
 def report_skipped(folder: Folder) -> None:
@@ -201,20 +201,15 @@ def arrivals(folder: Path, wait: Callable[[float], None] = time.sleep) -> Iterat
     while True:
         if not folder.is_dir():
             raise ImageError(f"{printable(folder)} is no folder, so that nothing can arrive in it")
-        now = {path: _file_state(path) for path in find_files(folder)[0]}
+        now = {}
+        for path in find_files(folder)[0]:
+            with contextlib.suppress(OSError):  # it is gone already
+                status = path.stat()
+                now[path] = status.st_size, status.st_mtime_ns
         done = {path: state for path, state in done.items() if path in now}
         for path, state in now.items():
-            if state is not None and before.get(path) == state != done.get(path):
+            if before.get(path) == state != done.get(path):
                 done[path] = state
                 yield path
         before = now
         wait(1.0)
-
-
-def _file_state(path):
-    """What changes while a file is written; None where it is gone already."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_size, status.st_mtime_ns

@@ -15,9 +15,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-EXCLUDED_FORMATS = {"EPS"}
-"""Encapsulated PostScript is a program, which Pillow would hand to Ghostscript to run."""
-
 PLUGINS = {
     ".avif": ("pillow-avif-plugin", "pillow_avif"),
     ".heic": ("pillow-heif", "pillow_heif"),
@@ -112,14 +109,11 @@ def read_squares(
                 if side is not None:
                     opened.draft(None, (4 * side, 4 * side))  # decode large JPEGs at a fraction
                 image = _to_rgb(ImageOps.exif_transpose(opened))
-                if opened.size == size:
-                    size = image.size
-                elif image.size != opened.size:
+                if image.size != opened.size:  # turned upright
                     size = size[::-1]
                 return _cut(image, side, region, enlarge, size)
             highest = int(pixels.max())
-            enough = (1 << max(highest, 1).bit_length()) - 1
-            white = stated if stated > 0 and highest <= stated else enough
+            white = max(1, stated if highest <= stated else (1 << highest.bit_length()) - 1)
             channels = [Image.fromarray(c.astype(np.float32)) for c in np.moveaxis(pixels, -1, 0)]
             cut, used = zip(*(_cut(c, side, region, enlarge) for c in channels), strict=True)
             return Deep(np.stack(cut, axis=-1), white, highest), used[0]
@@ -196,8 +190,8 @@ def _cut(image, side, region, enlarge, size=None):
     method = Image.Resampling.BOX if min(image.size) > side else Image.Resampling.BICUBIC
     scale, limit = np.tile(np.divide(image.size, size), 2), np.tile(image.size, 2)
     places = [tuple(np.minimum(scale * box, limit)) for box in boxes(*size, region)]
-    found = [image.resize((side, side), method, place) for place in places]
-    return np.stack([np.asarray(each) for each in found]), used
+    found = [np.asarray(image.resize((side, side), method, place)) for place in places]
+    return np.stack(found), used
 
 
 def _opened(path):
@@ -212,7 +206,8 @@ def _formats(suffix):
         with contextlib.suppress(ImportError):  # then `_reason` names the package
             plugin = importlib.import_module(PLUGINS[suffix][1])
             getattr(plugin, "register_heif_opener", lambda: None)()  # others do so by themselves
-    return [name for name in Image.ID if name not in EXCLUDED_FORMATS]
+    # but PostScript, which is a program that Pillow would hand to Ghostscript to run
+    return [name for name in Image.ID if name != "EPS"]
 
 
 @contextlib.contextmanager

@@ -47,6 +47,7 @@ TEMPLATES = jinja2.Environment(
     trim_blocks=True,
 )
 TEMPLATES.filters["printable"] = printable
+PARTS = TEMPLATES.get_template("parts.html").module
 
 
 @dataclass(frozen=True)
@@ -153,21 +154,19 @@ def histogram(scores: np.ndarray, held_out: np.ndarray, threshold: float) -> str
     # the threshold lies between two bars, so that each is of one colour
     first = int(np.ceil((threshold - low) / width))
     edges = threshold + width * np.arange(-first, BINS - first + 2)
-    gathered = (everything < edges[0]).any()
-    shares, outline = (
-        np.histogram(np.maximum(each, edges[0]), edges)[0] / len(each)
-        for each in (scores, held_out)
+    counts, outline = (
+        np.histogram(np.maximum(each, edges[0]), edges)[0] for each in (scores, held_out)
     )
-    marks = MaxNLocator(8).tick_values(edges[0], edges[-1])
-    return _part(
-        "histogram",
+    shares, outline = counts / len(scores), outline / len(held_out)
+    highest = max(shares.max(), outline.max())
+    return PARTS.histogram(
         edges=edges,
-        counts=np.rint(shares * len(scores)).astype(int),
-        shares=shares / max(shares.max(), outline.max()),
-        outline=outline / max(shares.max(), outline.max()),
+        counts=counts,
+        shares=shares / highest,
+        outline=outline / highest,
         first=first,
-        marks=[mark for mark in marks if edges[0] < mark < edges[-1]],
-        gathered=gathered,
+        marks=MaxNLocator(8).tick_values(edges[0], edges[-1]),
+        gathered=(everything < edges[0]).any(),
     )
 
 
@@ -207,12 +206,7 @@ def response_grid(
         }
         for i, ((flip, tx, ty, k), own) in enumerate(zip(transformations, responses, strict=True))
     ]
-    return _part("grid", cells=cells, width=len(columns), height=len(rows))
-
-
-def _part(name, **values):
-    """A macro of parts.html, filled."""
-    return getattr(TEMPLATES.get_template("parts.html").module, name)(**values)
+    return PARTS.grid(cells=cells, width=len(columns), height=len(rows))
 
 
 def _axes(transformations):

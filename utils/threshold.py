@@ -21,8 +21,7 @@ def choose_threshold(scores: np.ndarray, false_alarm_rate: float) -> float:
 
     Raises ValueError for a rate outside (0, 1) and for too few scores to set so low a rate.
     """
-    rank = _rank(len(scores), false_alarm_rate)
-    return float(np.partition(np.asarray(scores, np.float64), rank - 1)[rank - 1])
+    return float(np.sort(scores)[_rank(len(scores), false_alarm_rate) - 1])
 
 
 def false_alarm_interval(n: int, false_alarm_rate: float) -> tuple[float, float, float]:
@@ -70,7 +69,6 @@ def anomaly_scores(held_out: np.ndarray, scores: np.ndarray) -> np.ndarray:
     Robust, from the median absolute deviation: scores have a long tail, and one odd held-out image
     would multiply the ordinary standard deviation.
     """
-    held_out = np.asarray(held_out, np.float64)
     deviation = median_abs_deviation(held_out, scale="normal") or held_out.std() or 1.0
     return (np.median(held_out) - scores) / deviation
 
