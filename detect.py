@@ -77,6 +77,7 @@ def fit(options: argparse.Namespace) -> int:
     python detect.py fit photos/good --output model.keras
     """
     check_writable(options.output, ".keras")
+    min_held_out(options.false_alarm_rate)  # refuses an absurd rate before the folder is read
     how = {"max_pixels": options.max_pixels, "region": options.region, "verbose": options.verbose}
     folder = read_folder(options.images, options.size, **how)
     if folder.images[:1000].std(axis=0).mean() < ALIKE:
