@@ -118,15 +118,12 @@ def versions() -> dict[str, str]:
 
 def commit() -> str:
     """The commit of this project that runs, with `+` where files differ from it; "" without git."""
-    git = ["git", "-C", str(Path(__file__).parent)]
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+"]
+    git += ["--abbrev=40", "--exclude=*"]  # the whole hash, and no tag's name
     try:
-        head, changed = (
-            subprocess.run([*git, *arguments], capture_output=True, text=True, check=True).stdout
-            for arguments in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
-        )
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):  # no git, or files without their history
         return ""
-    return head.strip() + "+" * bool(changed)
 
 
 def reset_peak_memory() -> bool:
