@@ -149,13 +149,11 @@ class Reconstruction(Network):
 
     def __init__(self, generator, z, settings):
         super().__init__(name="reconstruction")
-        self.generator, self.z = generator, z
-        self.steps = settings.scoring_steps
-        self.z_rate, self.weights_rate = settings.z_learning_rate, settings.weights_learning_rate
+        self.generator, self.z, self.settings = generator, z, settings
         self.built = True
 
     def call(self, x):
-        n = ops.shape(x)[0]
+        n, settings = ops.shape(x)[0], self.settings
 
         def error(weights, z=None):
             images = generate_each(self.generator, weights, z)
@@ -168,11 +166,12 @@ class Reconstruction(Network):
         def step(t, state):
             z, *weights = (value for value, _, _ in state)
             slopes = input_gradient(lambda z: error(weights, z), z), *input_gradient(error, weights)
-            rates = self.z_rate, *[self.weights_rate] * len(weights)
+            rates = settings.z_learning_rate, *[settings.weights_learning_rate] * len(weights)
             return [adam_step(t, *each) for each in zip(state, slopes, rates, strict=True)]
 
         state = [start(value) for value in (self.z, *adapted_weights(self.generator))]
-        z, *weights = (value for value, _, _ in ops.fori_loop(0, self.steps, step, state))
+        state = ops.fori_loop(0, settings.scoring_steps, step, state)
+        z, *weights = (value for value, _, _ in state)
         return ops.mean(error(weights, z), axis=1)
 
 
