@@ -4,7 +4,6 @@ Where the article and its authors' releases differ, it is as in the release for 
 the published numbers: docs/differences.md.
 """
 
-import math
 from dataclasses import dataclass
 
 import keras
@@ -13,10 +12,11 @@ from keras import layers, ops
 
 from baselines.deep import SCORING_BATCH, Autoencoder, DeepBaseline, Network
 from models.layers import BatchNormalization
-from utils.batches import predict
+from utils.batches import epoch_batches, predict
 from utils.datasets import random_part
 from utils.detector import to_unit_range
 from utils.device import use_xla
+from utils.optimizers import Adam
 from utils.settings import number, optional, setting, whole_number
 from utils.training import Checkpoint
 
@@ -70,12 +70,13 @@ class DeepSVDD(DeepBaseline):
 
     def _fit_model(self, model, x, epochs, phase, checkpoint, callbacks):
         settings = self.settings_
-        steps = epochs * math.ceil(len(x) / settings.batch_size)
+        batches = epoch_batches(len(x), settings.batch_size, epochs, settings.seed)
         rate = keras.optimizers.schedules.PiecewiseConstantDecay(
-            [round((1 - FINE_TUNING[phase]) * steps)],
+            [round((1 - FINE_TUNING[phase]) * len(batches))],
             [settings.learning_rate, settings.learning_rate / 10],
         )
-        self._train(model, x, checkpoint, callbacks, epochs=epochs, learning_rate=rate, phase=phase)
+        model.compile(Adam(rate), jit_compile=use_xla())
+        self._train(model, x, checkpoint, callbacks, batches=batches, phase=phase)
 
     def _lenet(self, x):
         """The encoder, from images in [-1, 1] to codes, the decoder, what it makes of images.
