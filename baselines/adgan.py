@@ -60,7 +60,7 @@ class ADGAN(DeepBaseline):
         steps = max(1, round(settings.epochs * settings.steps_per_epoch))
         batches = [self._draw(rng, len(x)) for _ in range(steps)]
         self._train(gan, x, checkpoint, callbacks, batches=batches)
-        z = rng.standard_normal((settings.n_seeds, settings.latent_dim)).astype(np.float32)
+        z = rng.standard_normal((settings.n_seeds, latent)).astype(np.float32)
         adapted = convolutional_decoder(shape, latent)  # in float32
         adapted.set_weights(generator.get_weights())
         self.network_ = Reconstruction(adapted, z, settings)
@@ -75,8 +75,7 @@ class ADGAN(DeepBaseline):
 
     def _scores(self, x: np.ndarray) -> dict[str, np.ndarray]:
         images = max(1, self.settings_.pairs_at_once // self.settings_.n_seeds)
-        how = {"description": "ADGAN, scoring", "verbose": self.verbose}
-        errors = predict(self.network_, x, images, to_unit_range, **how)
+        errors = predict(self.network_, x, images, to_unit_range, "ADGAN, scoring", self.verbose)
         return {"own": -errors.astype(np.float64)}
 
 
@@ -150,36 +149,30 @@ class Reconstruction(Network):
 
     def __init__(self, generator, z, settings):
         super().__init__(name="reconstruction")
-        self.generator, self.z = generator, z
-        self.steps = settings.scoring_steps
-        self.rates = settings.z_learning_rate, settings.weights_learning_rate
+        self.generator, self.z, self.settings = generator, z, settings
         self.built = True
 
     def call(self, x):
-        n = ops.shape(x)[0]
+        n, settings = ops.shape(x)[0], self.settings
 
         def error(weights, z=None):
             images = generate_each(self.generator, weights, z)
             return ops.mean((images - x[:, None]) ** 2, axis=(2, 3, 4))
 
-        def step(t, state):
-            z_state, weight_states = state
-            weights = [value for value, _, _ in weight_states]
-            slope = input_gradient(lambda z: error(weights, z), z_state[0])
-            slopes = input_gradient(error, weights)
-            return adam_step(t, z_state, slope, self.rates[0]), [
-                adam_step(t, each, slope, self.rates[1])
-                for each, slope in zip(weight_states, slopes, strict=True)
-            ]
-
         def start(value):
-            value = ops.broadcast_to(value[None], (n, *value.shape))
+            value = ops.broadcast_to(ops.convert_to_tensor(value)[None], (n, *value.shape))
             return value, ops.zeros_like(value), ops.zeros_like(value)
 
-        adapted = [ops.convert_to_tensor(each) for each in adapted_weights(self.generator)]
-        state = start(ops.convert_to_tensor(self.z)), [start(value) for value in adapted]
-        (z, _, _), weight_states = ops.fori_loop(0, self.steps, step, state)
-        return ops.mean(error([value for value, _, _ in weight_states], z), axis=1)
+        def step(t, state):
+            z, *weights = (value for value, _, _ in state)
+            slopes = input_gradient(lambda z: error(weights, z), z), *input_gradient(error, weights)
+            rates = settings.z_learning_rate, *[settings.weights_learning_rate] * len(weights)
+            return [adam_step(t, *each) for each in zip(state, slopes, rates, strict=True)]
+
+        state = [start(value) for value in (self.z, *adapted_weights(self.generator))]
+        state = ops.fori_loop(0, settings.scoring_steps, step, state)
+        z, *weights = (value for value, _, _ in state)
+        return ops.mean(error(weights, z), axis=1)
 
 
 def adam_step(t, state: tuple, gradient, learning_rate):

@@ -60,11 +60,9 @@ class _Mixture(Network):
 
     def __init__(self, image_shape, settings, dtype):
         super().__init__(name="DAGMM")
-        self.energy_weight = settings.energy_weight
-        self.covariance_weight = settings.covariance_weight
-        self.epsilon = settings.covariance_epsilon
+        self.settings = settings
         self.floor = FLOOR if settings.density == "floored" else 0.0
-        self.scatter = keras.random.SeedGenerator(settings.seed)
+        self.noise = keras.random.SeedGenerator(settings.seed)
         seeds = np.random.default_rng(settings.seed).integers(2**31, size=7).tolist()
         code, k = settings.representation_dim, settings.n_components
         self.encoder = convolutional_encoder(image_shape, code, None, seed=seeds.pop(), dtype=dtype)
@@ -72,9 +70,8 @@ class _Mixture(Network):
         latent = code + 2
 
         def dense(units, activation):
-            return layers.Dense(
-                units, activation, kernel_initializer=keras.initializers.GlorotUniform(seeds.pop())
-            )
+            kernel = keras.initializers.GlorotUniform(seeds.pop())
+            return layers.Dense(units, activation, kernel_initializer=kernel)
 
         self.estimator = keras.Sequential(
             [
@@ -100,27 +97,28 @@ class _Mixture(Network):
         z = ops.concatenate([code, reconstruction_features(x, reconstruction)], axis=1)
         if not training:
             return energy(z, *self.mixture, self.floor)
-        scatter = keras.random.normal(self.mixture[1].shape, 1.0, 0.1, seed=self.scatter)
         membership = self.estimator(z, training=True)
-        phi, mu, covariance = gaussian_mixture(z, membership, self.epsilon * scatter)
+        epsilon = self.settings.covariance_epsilon
+        epsilon = keras.random.normal(self.mixture[1].shape, epsilon, epsilon / 10, seed=self.noise)
+        phi, mu, covariance = gaussian_mixture(z, membership, epsilon)
         batch_mixture = phi, mu, ops.cholesky(covariance)
         for variable, value in zip(self.mixture, batch_mixture, strict=True):
             variable.assign(value)
         self.add_loss(ops.mean((x - reconstruction) ** 2))
         diagonal = ops.diagonal(covariance, axis1=1, axis2=2)
-        self.add_loss(self.covariance_weight * ops.sum(1 / diagonal))
+        self.add_loss(self.settings.covariance_weight * ops.sum(1 / diagonal))
         return energy(z, *batch_mixture, self.floor)
 
     def loss_of(self, x, outputs):
-        return self.energy_weight * ops.mean(outputs)
+        return self.settings.energy_weight * ops.mean(outputs)
 
 
 def reconstruction_features(x, reconstruction):
     """Relative Euclidean distance and cosine similarity, (n, 2), of (n, h, w, c) and its like."""
-    x, reconstruction = layers.Flatten()(x), layers.Flatten()(reconstruction)
-    norm, norm_r = _norm(x), _norm(reconstruction)
-    cosine = ops.sum(x * reconstruction, axis=1) / (norm * norm_r)
-    return ops.stack([_norm(x - reconstruction) / norm, cosine], axis=1)
+    norm = _norm(x)
+    dot = ops.sum(ops.multiply(x, reconstruction), axis=(1, 2, 3))
+    distance = _norm(ops.subtract(x, reconstruction))
+    return ops.stack([distance / norm, dot / (norm * _norm(reconstruction))], axis=1)
 
 
 def gaussian_mixture(z, membership, epsilon):
@@ -161,4 +159,4 @@ def energy(z, phi, mu, cholesky, floor: float = 0.0):
 
 
 def _norm(x):
-    return ops.sqrt(ops.maximum(ops.sum(x**2, axis=1), TINY))
+    return ops.sqrt(ops.maximum(ops.sum(x**2, axis=(1, 2, 3)), TINY))

@@ -40,21 +40,18 @@ class DeepBaseline(Detector):
         callbacks: list[keras.callbacks.Callback],
         *,
         batches: Sequence[np.ndarray] | None = None,
-        epochs: float | None = None,
-        learning_rate: float | keras.optimizers.schedules.LearningRateSchedule | None = None,
         phase: int = 0,
     ) -> None:
         """Train a model on images x (n, h, w, c), scaled to [-1, 1], by Adam.
 
-        batches: the numbers of each batch's images, and the model is compiled already; None: epochs
-        in new orders. epochs, learning_rate: None are the settings. phase: see `fit_steps`, which
-        raises ValueError where training diverges.
+        batches: the numbers of each batch's images, and the model is compiled already; None: the
+        settings' epochs, in new orders. phase: see `fit_steps`, which raises ValueError where
+        training diverges.
         """
         settings = self.settings_
         if batches is None:
-            epochs = settings.epochs if epochs is None else epochs
-            batches = epoch_batches(len(x), settings.batch_size, epochs, settings.seed)
-            model.compile(Adam(learning_rate or settings.learning_rate), jit_compile=use_xla())
+            batches = epoch_batches(len(x), settings.batch_size, settings.epochs, settings.seed)
+            model.compile(Adam(settings.learning_rate), jit_compile=use_xla())
         fit_steps(
             model,
             lambda epoch: lambda index: (to_unit_range(x[batches[index]]),),

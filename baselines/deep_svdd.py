@@ -4,7 +4,6 @@ Where the article and its authors' releases differ, it is as in the release for 
 the published numbers: docs/differences.md.
 """
 
-import math
 from dataclasses import dataclass
 
 import keras
@@ -13,15 +12,16 @@ from keras import layers, ops
 
 from baselines.deep import SCORING_BATCH, Autoencoder, DeepBaseline, Network
 from models.layers import BatchNormalization
-from utils.batches import predict
+from utils.batches import epoch_batches, predict
+from utils.datasets import random_part
 from utils.detector import to_unit_range
 from utils.device import use_xla
+from utils.optimizers import Adam
 from utils.settings import number, optional, setting, whole_number
 from utils.training import Checkpoint
 
-FINE_TUNING = 100 / 150, 100 / 350
-"""The share of the epochs that goes at a tenth of the learning rate: of Deep SVDD's, of the
-autoencoder's."""
+FINE_TUNING = 100 / 350, 100 / 150
+"""The share of the autoencoder's epochs, and of Deep SVDD's, at a tenth of the learning rate."""
 
 PRETRAINING = 350 / 150
 """Epochs of the autoencoder for one of Deep SVDD."""
@@ -55,8 +55,7 @@ class DeepSVDD(DeepBaseline):
 
     def _fit(self, x: np.ndarray, checkpoint: Checkpoint, callbacks: list) -> None:
         settings = self.settings_
-        n = max(1, round((1 - settings.held_out) * len(x)))
-        x = x[np.sort(np.random.default_rng(settings.seed).permutation(len(x))[:n])]
+        x = random_part(x, max(1, round((1 - settings.held_out) * len(x))), settings.seed)
         encoder, decoder, normalise = self._lenet(x)
         epochs, pretraining = settings.epochs, settings.pretraining_epochs
         if pretraining is None:
@@ -71,13 +70,13 @@ class DeepSVDD(DeepBaseline):
 
     def _fit_model(self, model, x, epochs, phase, checkpoint, callbacks):
         settings = self.settings_
-        steps = epochs * math.ceil(len(x) / settings.batch_size)
+        batches = epoch_batches(len(x), settings.batch_size, epochs, settings.seed)
         rate = keras.optimizers.schedules.PiecewiseConstantDecay(
-            [round((1 - FINE_TUNING[1 - phase]) * steps)],
+            [round((1 - FINE_TUNING[phase]) * len(batches))],
             [settings.learning_rate, settings.learning_rate / 10],
         )
-        how = {"epochs": epochs, "learning_rate": rate, "phase": phase}
-        self._train(model, x, checkpoint, callbacks, **how)
+        model.compile(Adam(rate), jit_compile=use_xla())
+        self._train(model, x, checkpoint, callbacks, batches=batches, phase=phase)
 
     def _lenet(self, x):
         """The encoder, from images in [-1, 1] to codes, the decoder, what it makes of images.
@@ -92,8 +91,8 @@ class DeepSVDD(DeepBaseline):
                 f"images of {height}x{width} and a code of {units}: Deep SVDD takes square images, "
                 "their side s a multiple of 8 such that (s / 8)^2 divides representation_dim"
             )
-        decay, policy = self.settings_.weight_decay, {"dtype": self.precision_}
-        penalty = keras.regularizers.L2(decay / 2) if decay else None
+        policy = {"dtype": self.precision_}
+        penalty = keras.regularizers.L2(self.settings_.weight_decay / 2)
         seeds = np.random.default_rng(self.settings_.seed)
 
         def kernel(gain):
@@ -140,8 +139,8 @@ def normalise_contrast(images):
 def contrast_limits(x: np.ndarray) -> tuple[float, float]:
     """The least and the greatest pixel of training images x with their contrast normalised."""
     parts = (normalise_contrast(to_unit_range(x[i : i + 512])) for i in range(0, len(x), 512))
-    low, high = np.transpose([(float(ops.min(part)), float(ops.max(part))) for part in parts])
-    return float(low.min()), max(float(high.max()), float(low.min()) + 1e-6)
+    lows, highs = zip(*((float(ops.min(y)), float(ops.max(y))) for y in parts), strict=True)
+    return min(lows), max(*highs, min(lows) + 1e-6)
 
 
 def push_from_zero(centre: np.ndarray) -> np.ndarray:

@@ -32,7 +32,7 @@ from utils.training import Checkpoint, diverged
 NU_GRID = tuple(round(0.1 * i, 1) for i in range(1, 10))
 GAMMA_GRID = tuple(2.0**i for i in range(-7, 3))
 
-HINDSIGHT = ("nu_", "gamma_", "auroc_grid_", "nu_exact_", "gamma_exact_", "auroc_grid_exact_")
+HINDSIGHT = ("nu", "gamma", "auroc_grid", "nu_exact", "gamma_exact", "auroc_grid_exact")
 """What `score_in_hindsight` learns from the labels."""
 
 SCORING_ROWS = 512
@@ -72,9 +72,9 @@ class _OneClassSVM(Detector):
     Memory: 16 n^2 bytes for distances and kernel, 4 n^2 for each solver thread (at most one a nu),
     and 16 * SCORING_ROWS * n while scoring, for n training images: 0.9 GB for 6,000 on two cores.
 
-    After `fit`: gamma_default_. After `score_in_hindsight`: nu_, gamma_ (the best by
-    decision value), nu_exact_, gamma_exact_ (by kernel sum), and the AUROC of every setting,
-    auroc_grid_ and auroc_grid_exact_ (nu, gamma); record_ holds these too.
+    After `fit`: gamma_default_. After `score_in_hindsight`: nu_, gamma_ (the best by decision
+    value), nu_exact_, gamma_exact_ (by kernel sum), and the AUROC of every setting, auroc_grid_ and
+    auroc_grid_exact_ (nu, gamma). record_ holds all of them.
     """
 
     LARGE_TRAIN: ClassVar[int]
@@ -106,7 +106,7 @@ class _OneClassSVM(Detector):
 
     def _scores(self, x: np.ndarray) -> dict[str, np.ndarray]:
         """The decision value without hindsight."""
-        return {"own": self._decide(x, [self._default_])[0][:, 0].copy()}
+        return {"own": self._decide(x, [self._default_])[0][:, 0]}
 
     def score_in_hindsight(self, x: np.ndarray, normal: np.ndarray) -> dict[str, np.ndarray]:
         """Scores of images x (n, h, w, c) at the settings that suit their labels best.
@@ -127,10 +127,9 @@ class _OneClassSVM(Detector):
                 f"({len(x)},) with both normal images and anomalies"
             )
         start = time.perf_counter()
-        gammas = progress(
-            self.settings_.gamma_grid, "one-class SVMs", unit="gamma", verbose=self.verbose
-        )
-        machines = [self._solve(gamma, self.settings_.nu_grid) for gamma in gammas]
+        nus, gammas = self.settings_.nu_grid, self.settings_.gamma_grid
+        gammas = progress(gammas, "one-class SVMs", unit="gamma", verbose=self.verbose)
+        machines = [self._solve(gamma, nus) for gamma in gammas]
         self.seconds_["grid"] = time.perf_counter() - start
 
         start = time.perf_counter()
@@ -139,11 +138,10 @@ class _OneClassSVM(Detector):
         exact, self.nu_exact_, self.gamma_exact_, self.auroc_grid_exact_ = self._choose(
             log_sum[:, :-1], normal
         )
-        scores = {"hindsight": chosen, "hindsight_exact": exact, "default": decision[:, -1].copy()}
         for name in HINDSIGHT:
-            self.record_[name.rstrip("_")] = np.round(getattr(self, name), 7).tolist()
+            self.record_[name] = np.round(getattr(self, f"{name}_"), 7).tolist()
         self.seconds_["scoring"] = time.perf_counter() - start
-        return scores
+        return {"hindsight": chosen, "hindsight_exact": exact, "default": decision[:, -1]}
 
     def _fit_features(self, x, checkpoint, callbacks):
         """Trains what `_features` needs on all images x; nothing for pixels."""
@@ -161,34 +159,32 @@ class _OneClassSVM(Detector):
         return gamma, np.stack(coefficients, axis=1), np.array(offsets)
 
     def _decide(self, x, machines):
-        """Decision values and logarithms of kernel sums, each (n, all machines), chunk by chunk.
+        """Decision values and logarithms of kernel sums, (2, n, all machines), chunk by chunk.
 
         Kernels are taken relative to that of the nearest training image, exp(-gamma * (d - d_min)),
         so that sums that underflow still have a logarithm.
         """
-        n_machines = sum(len(offsets) for _, _, offsets in machines)
-        decision, log_sum = np.empty((2, len(x), n_machines))
+        chunks = []
         for start in range(0, len(x), SCORING_ROWS):
-            rows = slice(start, start + SCORING_ROWS)
-            distances = euclidean_distances(self._features(x[rows]), self._train_, squared=True)
+            features = self._features(x[start : start + SCORING_ROWS])
+            distances = euclidean_distances(features, self._train_, squared=True)
             nearest = distances.min(axis=1, keepdims=True)
             distances -= nearest
-            column = 0
+            columns = []
             for gamma, coefficients, offsets in machines:
-                columns = slice(column, column + len(offsets))
                 sums = rbf_kernel(distances, gamma) @ coefficients
-                decision[rows, columns] = np.exp(-gamma * nearest) * sums - offsets
-                log_sum[rows, columns] = np.log(sums) - gamma * nearest
-                column = columns.stop
-        return decision, log_sum
+                decision = np.exp(-gamma * nearest) * sums - offsets
+                columns.append([decision, np.log(sums) - gamma * nearest])
+            chunks.append(np.concatenate(columns, axis=2))
+        return np.concatenate(chunks, axis=1)
 
     def _choose(self, values, normal):
         """Of values (n, gammas * nus), nu fastest: the best column, its setting, the AUROC grid."""
         grid = np.array([auroc(normal, column) for column in values.T])
         nus, gammas = self.settings_.nu_grid, self.settings_.gamma_grid
         gamma, nu = divmod(int(grid.argmax()), len(nus))
-        chosen = values[:, grid.argmax()].copy()
-        return chosen, nus[nu], gammas[gamma], grid.reshape(len(gammas), len(nus)).T
+        best = values[:, grid.argmax()]
+        return best, nus[nu], gammas[gamma], grid.reshape(len(gammas), len(nus)).T
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -214,12 +210,10 @@ class CAEOCSVM(_OneClassSVM, DeepBaseline):
     representation_dim: int = setting(256, whole_number())
 
     def _fit_features(self, x, checkpoint, callbacks):
-        settings = self.settings_
-        shape, code = self.image_shape_, settings.representation_dim
-        self.encoder_ = convolutional_encoder(
-            shape, code, "tanh", seed=settings.seed, dtype=self.precision_
-        )
-        decoder = convolutional_decoder(shape, code, seed=settings.seed + 1, dtype=self.precision_)
+        shape, dtype = self.image_shape_, self.precision_
+        code, seed = self.settings_.representation_dim, self.settings_.seed
+        self.encoder_ = convolutional_encoder(shape, code, "tanh", seed=seed, dtype=dtype)
+        decoder = convolutional_decoder(shape, code, seed=seed + 1, dtype=dtype)
         self._train(Autoencoder(self.encoder_, decoder), x, checkpoint, callbacks)
         self.seconds_["autoencoder"] = checkpoint.seconds
 

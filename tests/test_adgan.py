@@ -12,6 +12,10 @@ def numpy(tensor):
     return np.asarray(keras.ops.convert_to_numpy(tensor), np.float64)
 
 
+def linear_critic():
+    return keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(1)])
+
+
 @pytest.fixture(scope="module")
 def generator():
     """Untrained, but with statistics and affine parts unlike those that it begins with."""
@@ -24,9 +28,7 @@ def generator():
 
 
 def test_penalty_of_a_linear_critic():
-    critic = keras.Sequential(
-        [keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(1)]
-    )
+    critic = linear_critic()
     kernel = np.random.default_rng(0).normal(size=(16, 1))
     critic.set_weights([kernel, np.ones(1)])
     x = keras.ops.ones((3, 4, 4, 1))
@@ -115,9 +117,7 @@ def test_critic_goes_two_steps_for_one_of_the_generator(trained):
 def test_the_first_step_of_both_networks_is_that_of_their_losses():
     """A linear critic w, a generator of one image c: Adam's first step is the gradient's sign."""
     rng = np.random.default_rng(4)
-    critic = keras.Sequential(
-        [keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(1)]
-    )
+    critic = linear_critic()
     generator = keras.Sequential(
         [keras.Input((8,)), keras.layers.Dense(16), keras.layers.Reshape((4, 4, 1))]
     )
@@ -142,9 +142,7 @@ def test_the_first_step_of_both_networks_is_that_of_their_losses():
 def test_fakes_have_moving_statistics_which_move_with_the_generator_alone():
     """A generator whose moving statistics give one image, those of a batch several."""
     rng = np.random.default_rng(5)
-    critic = keras.Sequential(
-        [keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(1)]
-    )
+    critic = linear_critic()
     normalisation = keras.layers.BatchNormalization()
     generator = keras.Sequential(
         [

@@ -28,6 +28,7 @@ def test_precision_names(monkeypatch):
         ("fpu avx512_bf16 amx_bf16", None, None, "mixed_bfloat16"),
         ("fpu avx512_bf16 amx_bf16", "DEFAULT", None, "mixed_bfloat16"),
         ("fpu avx512_bf16 amx_bf16", "AVX512_CORE_AMX", None, "mixed_bfloat16"),
+        ("fpu avx512_bf16 amx_bf16", "avx512_core_amx", None, "mixed_bfloat16"),
         ("fpu avx512_bf16 amx_bf16", "AVX512_CORE_BF16", None, "float32"),
         ("fpu avx2 avx512f avx512_bf16 amx_bf16", "AVX2", None, "float32"),
         ("fpu avx2", None, ("A100", (8, 0)), "mixed_bfloat16"),
@@ -44,10 +45,12 @@ def test_auto_takes_bfloat16_only_where_it_is_faster(monkeypatch, flags, isa, gp
     assert device.resolve_precision("auto") == expected
 
 
-def test_bfloat16_that_onednn_would_abort_on_is_refused(monkeypatch):
+@pytest.mark.parametrize("isa", ["AVX2", "avx2_vnni", "AVX", "sse41"])
+def test_bfloat16_that_onednn_would_abort_on_is_refused(monkeypatch, isa):
     monkeypatch.setattr(device, "_gpu", lambda: None)
-    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
-    with pytest.raises(ValueError, match="ONEDNN_MAX_CPU_ISA=AVX2 in the environment forbids"):
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", isa)
+    told = f"ONEDNN_MAX_CPU_ISA={isa.upper()} in the environment forbids"
+    with pytest.raises(ValueError, match=told):
         device.resolve_precision("mixed_bfloat16")
     assert device.resolve_precision("auto") == "float32"
 

@@ -22,8 +22,9 @@ def resolve_precision(precision: str) -> str:
         raise ValueError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
     if precision == "auto":
         return "mixed_bfloat16" if _computes_bfloat16() else "float32"
-    isa = os.environ.get("ONEDNN_MAX_CPU_ISA", "")
-    if precision == "mixed_bfloat16" and isa.startswith(("SSE", "AVX2")) and _gpu() is None:
+    isa = _max_isa()
+    too_old = isa == "AVX" or isa.startswith(("SSE", "AVX2"))
+    if precision == "mixed_bfloat16" and too_old and _gpu() is None:
         raise ValueError(  # oneDNN would abort the process
             f"precision 'mixed_bfloat16' needs AVX-512, which ONEDNN_MAX_CPU_ISA={isa} in the "
             "environment forbids: unset it, or choose float32"
@@ -41,9 +42,13 @@ def _computes_bfloat16() -> bool:
         return gpu[1] >= (8, 0)
     if backend() == "jax":  # XLA has no kernels of it for a CPU; oneDNN, of the others, has
         return False
-    isa = os.environ.get("ONEDNN_MAX_CPU_ISA", "DEFAULT")
-    allowed = isa in ("DEFAULT", "ALL") or "AMX" in isa
+    allowed = _max_isa() in ("DEFAULT", "ALL") or "AMX" in _max_isa()
     return allowed and "amx_bf16" in proc_field("flags").split()
+
+
+def _max_isa() -> str:
+    """The instructions that oneDNN may use: the environment names them in either case."""
+    return os.environ.get("ONEDNN_MAX_CPU_ISA", "DEFAULT").upper()
 
 
 def _gpu() -> tuple[str, tuple[int, ...]] | None:
@@ -118,15 +123,12 @@ def versions() -> dict[str, str]:
 
 def commit() -> str:
     """The commit of this project that runs, with `+` where files differ from it; "" without git."""
-    git = ["git", "-C", str(Path(__file__).parent)]
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+"]
+    git += ["--abbrev=40", "--exclude=*"]  # the whole hash, and no tag's name
     try:
-        head, changed = (
-            subprocess.run([*git, *arguments], capture_output=True, text=True, check=True).stdout
-            for arguments in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
-        )
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):  # no git, or files without their history
         return ""
-    return head.strip() + "+" * bool(changed)
 
 
 def reset_peak_memory() -> bool:

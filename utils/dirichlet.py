@@ -62,7 +62,6 @@ def initial_alpha(mean_p: np.ndarray, mean_log_p: np.ndarray) -> np.ndarray:
 
 def inverse_digamma(y: np.ndarray) -> np.ndarray:
     """psi^-1(y) for finite y, by five Newton steps (Minka 2000, appendix C)."""
-    y = np.asarray(y, np.float64)
     x = np.where(y >= -2.22, np.exp(y) + 0.5, -1.0 / (y + EULER_GAMMA))
     for _ in range(5):
         x = x - (digamma(x) - y) / polygamma(1, x)
@@ -80,7 +79,7 @@ def normality_score(alpha: np.ndarray, log_p: np.ndarray) -> np.ndarray:
     """
     alpha = np.asarray(alpha, np.float64)
     log_p = np.asarray(log_p, np.float64)
-    if alpha.ndim < 1 or log_p.shape[1:] != alpha.shape:
+    if log_p.shape[1:] != alpha.shape:
         raise ValueError(
             f"log_p of shape {log_p.shape} does not fit alpha of shape {alpha.shape}: "
             "expected (n, *alpha.shape)"

@@ -64,9 +64,8 @@ class Muon(_OneReplica, keras.optimizers.Muon):
     size of an Adam step and so shares its learning rate (Liu et al., 2025).
     """
 
-    def __init__(self, learning_rate, name=None):
-        none = {"weight_decay": None, "adam_weight_decay": None, "rms_rate": None}
-        super().__init__(learning_rate, name=name, **none)
+    def __init__(self, learning_rate):
+        super().__init__(learning_rate, weight_decay=None, adam_weight_decay=None, rms_rate=None)
 
     def _should_use_adamw(self, variable):
         return len(variable.shape) != 4

@@ -34,13 +34,13 @@ def whole_number(low: int = 1, high: int | None = None) -> Check:
     return check
 
 
-def number(low: float = 0.0, below: float = math.inf, *, low_too: bool = False) -> Check:
-    """A number over `low`, or from it on with low_too, and under `below`, of Python or NumPy."""
+def number(*, below: float = math.inf, low_too: bool = False) -> Check:
+    """A number over 0, or from it on with low_too, and under `below`, of Python or NumPy."""
 
     def check(name, value):
         real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        if not real or not low <= value < below or (value == low and not low_too):
-            limits = f"{'of at least' if low_too else 'above'} {low:g}"
+        if not real or not 0 <= value < below or (value == 0 and not low_too):
+            limits = "of at least 0" if low_too else "above 0"
             limits += "" if below == math.inf else f" and below {below:g}"
             raise ValueError(f"{name} is {_shown(value)}, expected a number {limits}")
         return int(value) if isinstance(value, numbers.Integral) else float(value)
