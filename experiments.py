@@ -18,6 +18,7 @@ if __name__ in ("__main__", "__mp_main__"):  # also in the worker processes of -
     startup.start()  # first: what follows takes seconds to load
 
 import argparse
+import itertools
 import sys
 import time
 from collections.abc import Collection, Iterator
@@ -33,7 +34,7 @@ from utils.commands import (
     seed_number,
     whole_number,
 )
-from utils.datasets import DATASETS, TABLE_1, Dataset, DatasetError
+from utils.datasets import DATASETS, TABLE_1, DatasetError
 from utils.device import PRECISIONS, device_name
 from utils.results import ResultError, Run, report
 from utils.runs import OVERRIDES, Outcome, Task, attempt, load
@@ -153,24 +154,20 @@ def all_tasks(methods: list[str], datasets: list[str], options: argparse.Namespa
         except DatasetError as error:
             missing.append(str(error))
             continue
+        here = options_for(dataset, options)
+        classes = chosen_classes(here.classes, data.class_names)
+        size = len(data.x_train) / len(data.class_names), data.x_train.shape[1:]
         for name in methods:
-            if options.dataset == "all" and dataset not in METHODS[name].datasets:
+            method = METHODS[name]
+            if options.dataset == "all" and dataset not in method.datasets:
                 print(f"{name} is not in Table 1 on {dataset}, and is left out")
-            else:
-                tasks += tasks_of(name, data, options_for(dataset, options))
+                continue
+            for number, index in itertools.product(range(here.runs or method.runs), classes):
+                run = Run(options.results_dir, data.name, name, index, number)
+                tasks.append(Task(run, method, here, method.hours_of(*size)))
     if missing:
         raise DatasetError("\n".join(missing))
     return tasks
-
-
-def tasks_of(name: str, data: Dataset, options: argparse.Namespace) -> Iterator[Task]:
-    """The runs of a method on a data set."""
-    method, classes = METHODS[name], chosen_classes(options.classes, data.class_names)
-    hours = method.hours_of(len(data.x_train) / len(data.class_names), data.x_train.shape[1:])
-    for number in range(options.runs or method.runs):
-        for class_index in classes:
-            run = Run(options.results_dir, data.name, name, class_index, number)
-            yield Task(run, method, options, hours)
 
 
 def chosen(

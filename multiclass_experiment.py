@@ -1,7 +1,7 @@
 """Out-of-distribution images of a labelled data set (section 5.5): CIFAR-10 against others.
 
     python multiclass_experiment.py                         the paper's recipe, for a GPU
-    python multiclass_experiment.py --recipe one_cycle      30 epochs of WRN-10-4 by Muon
+    python multiclass_experiment.py --recipe one_cycle      30 epochs of WRN-16-2 by Muon
     python multiclass_experiment.py --depth 10 --widen-factor 4 --epochs 4 --limit-test 1000
 
 Two networks are trained. The paper's has two heads on one wide residual network, for the categories
@@ -179,8 +179,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     names = {"type": lambda text: [name.strip() for name in text.split(",")]}
     add("--out", default=["tiny_imagenet"], help=text, **names)
     add("--recipe", choices=RECIPES, default="paper", help="default: paper")
-    add("--depth", type=whole_number, help="6n + 4 (default: 16, of one_cycle 10)")
-    add("--widen-factor", type=whole_number, help="default: 8, of one_cycle 4")
+    add("--depth", type=whole_number, help="6n + 4 (default: 16)")
+    add("--widen-factor", type=whole_number, help="default: 8, of one_cycle 2")
     text = "default: 200, of one_cycle 30; the schedule shrinks with it"
     add("--epochs", type=number_above_zero, help=text)
     add("--limit-train", type=whole_number, help="train on the first N images")

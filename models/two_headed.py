@@ -26,8 +26,7 @@ RECIPES = {
     "paper": {},
     "one_cycle": {
         "schedule": "one_cycle",
-        "depth": 10,
-        "widen_factor": 4,
+        "widen_factor": 2,
         "epochs": 30,
         "learning_rate": 1e-2,
         "weight_decay": 0.0,

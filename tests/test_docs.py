@@ -1,3 +1,5 @@
+import importlib
+import operator
 import re
 import runpy
 import shutil
@@ -93,6 +95,19 @@ def test_pictures_are_drawn(tmp_path, in_root):
         draw(tmp_path / "picture.png")
         with Image.open(tmp_path / "picture.png") as image:
             assert min(image.size) > 300
+
+
+def test_the_page_on_reading_names_what_there_is():
+    rows = (ROOT / "docs" / "reading.md").read_text(encoding="utf-8").split("|---|---|---|")[1]
+    named = 0
+    for _, files, functions in re.findall(r"^\|(.*)\|(.*)\|(.*)\|$", rows, re.MULTILINE):
+        paths = re.findall(r"`(.*?)\.py`", files)
+        modules = [importlib.import_module(path.replace("/", ".")) for path in paths]
+        for name in re.findall(r"`(.*?)`", functions):
+            own = [each for each in modules if hasattr(each, name.partition(".")[0])]
+            assert any(callable(operator.attrgetter(name)(each)) for each in own), name
+            named += 1
+    assert f"{named} functions" in (ROOT / "docs" / "reading.md").read_text(encoding="utf-8")
 
 
 def blocks():

@@ -341,9 +341,9 @@ def test_odins_settings_are_refused_before_any_training(data_dir, capsys):
             ["--epochs", "1.5", "--limit-train", "9"],
             "reduced: WRN-16-8, 1.5 epochs, 9 training images",
         ),
-        (["--recipe", "one_cycle"], "reduced: WRN-10-4, one_cycle, 30 epochs"),
+        (["--recipe", "one_cycle"], "reduced: WRN-16-2, one_cycle, 30 epochs"),
         (
-            ["--recipe", "one_cycle", "--widen-factor", "2", "--epochs", "200"],
+            ["--recipe", "one_cycle", "--depth", "10", "--epochs", "200"],
             "reduced: WRN-10-2, one_cycle",
         ),
     ],
