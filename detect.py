@@ -324,8 +324,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--output", type=Path, required=True, help="the model to write, ending in .keras")
     add("--size", type=int, choices=(32, 64), default=32, help="pixels a side (default: 32)")
     add("--region", choices=REGIONS, default="centre", help="what is used (default: centre)")
-    recipes = "fast (default); best_short, higher on CIFAR-10 in the same time; best, ten times as "
-    recipes += "long; small or best_small for a first try; or the paper's, which takes hours"
+    recipes = "fast (default); best_short, higher in the same time, for images that may be "
+    recipes += "mirrored and shifted; best, ten times as long; small or best_small for a first "
+    recipes += "try; or the paper's, which takes hours"
     add("--recipe", choices=RECIPES, default="fast", help=recipes)
     add("--epochs", type=number_above_zero, help="train so long, without the early end")
     add("--minutes", type=number_above_zero, metavar="M", help="how long it may take")
