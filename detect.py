@@ -181,6 +181,9 @@ def score(options: argparse.Namespace) -> int:
     if options.maps:
         options.maps.mkdir(exist_ok=True)
         check_writable(options.maps / "map.png", ".png")
+        if any(options.maps.glob("[0-9][0-9][0-9][0-9]_*.png")):
+            name = printable(options.maps)
+            raise ValueError(f"{name} holds maps already: empty it, or name another folder")
     scorer = load(options)
     if options.watch:
         return watch(options.watch, scorer)
@@ -342,7 +345,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--watch", type=Path, metavar="FOLDER", help="score images as they arrive there")
     add("--output", type=Path, help="the table to write, ending in .csv")
     add("--report", type=Path, help="the report to write, ending in .html")
-    text = f"write those flagged, but {MAPPED} at least, with what is odd in red"
+    text = f"write those flagged, but {MAPPED} at least, with what is odd in red; holds no maps yet"
     add("--maps", type=Path, metavar="FOLDER", help=text)
     add("--exit-code", action="store_true", help="exit with status 1 where an image is flagged")
     add_model(add)

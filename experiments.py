@@ -108,6 +108,8 @@ class TimeLeft:
 
 def outcomes(todo: list[Task], options: argparse.Namespace) -> Iterator[tuple[Task, Outcome]]:
     """The runs and how they ended: here one after the other, or several at once in processes."""
+    if not todo:
+        return
     if options.jobs == 1 and not options.scheduler:
         for position, task in enumerate(todo):
             print(f"\n{task.name}", flush=True)
@@ -155,13 +157,13 @@ def all_tasks(methods: list[str], datasets: list[str], options: argparse.Namespa
             missing.append(str(error))
             continue
         here = options_for(dataset, options)
-        classes = chosen_classes(here.classes, data.class_names)
         size = len(data.x_train) / len(data.class_names), data.x_train.shape[1:]
         for name in methods:
             method = METHODS[name]
             if options.dataset == "all" and dataset not in method.datasets:
                 print(f"{name} is not in Table 1 on {dataset}, and is left out")
                 continue
+            classes = chosen_classes(here.classes, data.class_names)
             for number, index in itertools.product(range(here.runs or method.runs), classes):
                 run = Run(options.results_dir, data.name, name, index, number)
                 tasks.append(Task(run, method, here, method.hours_of(*size)))

@@ -1,5 +1,6 @@
 """What the deep baselines share: one interface, one training loop and its progress."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -52,10 +53,11 @@ class DeepBaseline(Detector):
         if batches is None:
             batches = epoch_batches(len(x), settings.batch_size, settings.epochs, settings.seed)
             model.compile(Adam(settings.learning_rate), jit_compile=use_xla())
+        steps_per_epoch = math.ceil(len(x) / settings.batch_size)
         fit_steps(
             model,
-            lambda epoch: lambda index: (to_unit_range(x[batches[index]]),),
-            steps_per_epoch=len(batches),  # which are numbered through
+            lambda epoch: lambda i: (to_unit_range(x[batches[epoch * steps_per_epoch + i]]),),
+            steps_per_epoch=steps_per_epoch,
             total_steps=len(batches),
             checkpoint=checkpoint,
             learning_rate=settings.learning_rate,

@@ -16,7 +16,7 @@ from utils.batches import epoch_batches, predict
 from utils.datasets import random_part
 from utils.detector import to_unit_range
 from utils.device import use_xla
-from utils.optimizers import Adam
+from utils.optimizers import Adam, step_schedule
 from utils.settings import number, optional, setting, whole_number
 from utils.training import Checkpoint
 
@@ -71,10 +71,8 @@ class DeepSVDD(DeepBaseline):
     def _fit_model(self, model, x, epochs, phase, checkpoint, callbacks):
         settings = self.settings_
         batches = epoch_batches(len(x), settings.batch_size, epochs, settings.seed)
-        rate = keras.optimizers.schedules.PiecewiseConstantDecay(
-            [round((1 - FINE_TUNING[phase]) * len(batches))],
-            [settings.learning_rate, settings.learning_rate / 10],
-        )
+        drop = 1 - FINE_TUNING[phase]
+        rate = step_schedule(settings.learning_rate, len(batches), (drop,), 0.1)
         model.compile(Adam(rate), jit_compile=use_xla())
         self._train(model, x, checkpoint, callbacks, batches=batches, phase=phase)
 

@@ -80,7 +80,9 @@ def over_classes(which: str, folder: str, dataset: str) -> str:
 
 def included(path: str) -> str:
     """The table in a file, without the title above it."""
-    return Path(path).read_text("utf-8").partition("\n\n")[2].strip()
+    table = Path(path).read_text("utf-8").partition("\n\n")[2].strip()
+    assert table, f"{path} has no table under a title"
+    return table
 
 
 def pairs() -> str:

@@ -11,8 +11,8 @@ def anomaly_map(detector, x: np.ndarray) -> np.ndarray:
 
     A square of a quarter of the shorter side, moved by half its own, is replaced by the mean
     training image, at 49 places of a square image. The score is that under rotations alone, without
-    flips and shifts, a ninth of the work. Returns float64 (n, h, w), high where the image is odd.
-    `benchmarks/anomaly_map.py` compares it with the score's gradient.
+    flips and shifts: of recipe `fast`, a ninth of the work. Returns float64 (n, h, w), high where
+    the image is odd. `benchmarks/anomaly_map.py` compares it with the score's gradient.
 
     Raises ValueError for a detector whose file is older than the mean image in it.
     """

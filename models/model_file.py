@@ -65,6 +65,8 @@ def read_model(path: Path, create, precision: str | None = None):
         try:
             with zipfile.ZipFile(file) as archive:
                 return _from_archive(archive, path, create, precision)
+        except MemoryError:
+            raise
         except Exception as error:  # zip, JSON, HDF5, NumPy: whatever damage sets off
             raise ValueError(
                 f"{path} is not a saved detector of this project: {str(error) or repr(error)}"

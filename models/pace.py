@@ -29,9 +29,10 @@ class Pace(keras.callbacks.Callback):
     the mean log y(T(x))_T of some of them, it falls to 0 from where it is within COOL_DOWN more of
     the steps made, and training ends. With minutes, the cycle is as long as they are.
 
-    A training that goes on from a checkpoint goes on with its rate. steps: how many were made.
-    history: (step, mean log-probability) of each look. The model's expected_steps says how many
-    steps there will be, as far as is known.
+    A training that goes on from a checkpoint goes on with its rate and its minutes. Where the
+    held-out images also set the threshold, they have taken part in the choice of one number, when
+    training ends. steps: how many were made. history: (step, mean log-probability) of each
+    look. The model's expected_steps says how many steps there will be, as far as is known.
     """
 
     def __init__(self, detector, n: int, held_out: np.ndarray, minutes: float | None = None):
@@ -50,6 +51,7 @@ class Pace(keras.callbacks.Callback):
         detector, rng = self.detector, np.random.default_rng(0)
         self.total = max(1, round(detector.training_samples(self.n) / self.batch_size))
         k = detector.transformer_.n_transforms
+        self.started -= self.model.trained_seconds
         self.pairs = rng.integers(0, len(self.held_out), PAIRS), rng.integers(0, k, PAIRS)
         self.steps = int(self.model.optimizer.iterations)
         if self.steps and self._paced and self.limit == math.inf:

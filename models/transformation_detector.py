@@ -16,12 +16,13 @@ import numpy as np
 from models.anomaly_map import anomaly_map
 from models.augmentation import random_views
 from models.model_file import check_model_path, read_model, write_model
+from models.pace import Pace
 from models.responses import create_responder, create_trainer
 from models.wide_residual_network import create_wide_residual_network
 from transformations import Rotations, SimpleTransformer, TransformationSet, Transformer
 from utils.backend import backend, keras_defaults
 from utils.batches import epoch_pairs, pair_batches, predictions
-from utils.density import UnitDensity
+from utils.density import UnitDensity, unit
 from utils.detector import Detector, NotFittedError
 from utils.device import PRECISIONS, device_name, scoring_batch, use_xla, versions
 from utils.dirichlet import estimate_alpha, normality_score, rotation_responses, simplified_score
@@ -197,6 +198,8 @@ class TransformationDetector(Detector):
 
     def _train(self, x, checkpoint, callbacks):
         k, settings = self.transformer_.n_transforms, self.settings_
+        if settings.schedule == "paced" and not any(isinstance(each, Pace) for each in callbacks):
+            raise ValueError("schedule 'paced' needs models.pace.Pace as a callback of fit")
         steps_per_epoch = math.ceil(len(x) * k / settings.batch_size)
         total_steps = max(1, round(self._epochs(len(x)) * steps_per_epoch))
         rate, schedule = settings.learning_rate, settings.schedule
@@ -255,7 +258,8 @@ class TransformationDetector(Detector):
         sums, rotation_sums, features = 0.0, 0.0, []
         for _, log_p, read in self._responses(x, "estimating alpha"):
             sums += _sums(log_p)
-            features.append(read)
+            if read is not None:
+                features.append(unit(read).astype(np.float16))  # as the density keeps them
             if self._has_rotations_:
                 rotation_sums += _sums(rotation_responses(log_p, self._rotations_))
         if not np.isfinite(sums).all():

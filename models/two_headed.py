@@ -18,7 +18,7 @@ from utils.batches import pair_batches, predict, predictions
 from utils.detector import Detector, to_unit_range
 from utils.device import PRECISIONS, scoring_batch, use_xla
 from utils.dirichlet import simplified_score
-from utils.optimizers import SGD, Muon, one_cycle
+from utils.optimizers import SGD, Muon, one_cycle, step_schedule
 from utils.settings import choice, number, setting, whole_number
 from utils.training import Checkpoint, fit_steps
 
@@ -36,6 +36,10 @@ RECIPES = {
 optimiser of `models.recipes`' `fast`."""
 
 
+DROPS = (0.3, 0.6, 0.8), 0.2
+"""The learning rate of "steps" falls at epochs 60, 120 and 160 of 200, to a fifth each time."""
+
+
 def augmentations() -> TransformationSet:
     """What a classifier usually sees of an image: flipped or not, shifted by up to 4 pixels.
 
@@ -51,7 +55,7 @@ class Classifier(Detector):
 
     `fit(x, y)` takes their categories too: (n,) whole numbers under n_categories. An epoch shows
     each image once, in an order and under a transformation drawn at random, here of
-    `augmentations`. schedule: "steps" is SGD with Nesterov's momentum and `step_schedule`,
+    `augmentations`. schedule: "steps" is SGD with Nesterov's momentum and DROPS,
     "one_cycle" is Muon with `utils.optimizers.one_cycle`. precision: see `TransformationDetector`.
 
     temperature and perturbation are those of the first score, `baselines.odin.odin`; the other is
@@ -111,7 +115,7 @@ class Classifier(Detector):
         self.network_ = self._create_network()
         trainer = create_trainer(self.network_, self.transformer_, x.shape[1:], x.dtype.name)
         rate = settings.learning_rate
-        sgd = SGD(step_schedule(rate, total_steps), momentum=0.9, nesterov=True)
+        sgd = SGD(step_schedule(rate, total_steps, *DROPS), momentum=0.9, nesterov=True)
         trainer.compile(
             sgd if settings.schedule == "steps" else Muon(one_cycle(rate, total_steps)),
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -180,16 +184,6 @@ class TwoHeaded(Classifier):
         scores = {"transformations": np.concatenate(own)}
         others = super()._scores(x).items()
         return scores | {f"{name}_two_headed": each for name, each in others}
-
-
-def step_schedule(
-    learning_rate: float, total_steps: int
-) -> keras.optimizers.schedules.LearningRateSchedule:
-    """The learning rate, times 0.2 from each of epochs 60, 120 and 160 of 200 on, in proportion."""
-    # Keras gives the earlier value up to and including a boundary, steps counting from 0.
-    boundaries = [round(drop * total_steps) - 1 for drop in (0.3, 0.6, 0.8)]
-    values = [learning_rate * 0.2**i for i in range(4)]
-    return keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, values)
 
 
 def random_pairs(n: int, n_transforms: int, seed: int, epoch: int) -> np.ndarray:

@@ -296,3 +296,13 @@ def test_no_method_takes_a_name_that_scikit_learn_reserves():
     for method in METHODS.values():
         reserved = {"score", "fit", "predict", "transform", "decision_function"}
         assert not reserved & method.create().get_params().keys()
+
+
+def test_a_checkpoint_is_that_of_its_backend(x, tmp_path, monkeypatch):
+    """A run of two backends would be said to be one of the second."""
+    path = tmp_path / "run.checkpoint.keras"
+    settings = {"transformations": "rotations", "widen_factor": 1, "samples": 128, "verbose": 0}
+    TransformationDetector(**settings).fit(x, checkpoint=path)
+    monkeypatch.setattr("utils.detector.backend", lambda: "another")
+    with pytest.raises(ValueError, match="with other settings or images"):
+        TransformationDetector(**settings).fit(x, checkpoint=path)

@@ -382,8 +382,11 @@ def test_all_of_table_1_is_one_queue_the_shortest_first(table_1, tmp_path, capsy
     for name in ("cifar100", "fashion_mnist", "cats_vs_dogs"):
         assert f"slow is not in Table 1 on {name}, and is left out" in out
         assert f"\n{name}: AUROC in %" in out and (tmp_path / name / "table.md").exists()
-    assert experiments.main(command) == 0
+    assert experiments.main([*command, "--scheduler", "tcp://localhost:1"]) == 0  # never asked
     assert "12 runs, 12 of them done already" in capsys.readouterr().out
+    named = [*table_1[:-1], "frog", "--dataset", "all", "--methods", "slow", "--runs", "1"]
+    assert experiments.main(named) == 0  # cifar10 alone, which has frogs
+    assert "[1/1] cifar10, slow, frog, run 0: AUROC" in capsys.readouterr().out
 
 
 def test_a_method_runs_where_the_paper_lacks_it_if_the_data_set_is_named(table_1, capsys):
@@ -464,3 +467,12 @@ def test_a_method_may_score_a_part_of_the_test_set(options, scored, tmp_path, br
 def test_every_method_has_the_papers_recipe_and_a_small_one():
     for method in METHODS.values():
         assert method.recipes["paper"] == {} and "small" in method.recipes
+
+
+def test_test_images_of_one_kind_are_refused_before_the_training(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(METHODS, "brightness", Method(Brightness, runs=1))
+    monkeypatch.setattr(Brightness, "_fit", lambda *_: pytest.fail("trained"))
+    command = ["--methods", "brightness", "--classes", "0", "--limit-test", "10"]
+    assert experiments.main([*command, "--results-dir", str(tmp_path)]) == 1
+    message = "of the 10 test images 0 are normal, and both kinds are needed: give a larger --limit"
+    assert message in capsys.readouterr().err

@@ -72,11 +72,13 @@ def test_libraries_long_messages_become_the_systems(tmp_path):
 def test_what_cannot_be_written_is_known_before(tmp_path, monkeypatch):
     (tmp_path / "folder.csv").mkdir()
     (tmp_path / "old.csv").write_text("old")
+    (tmp_path / "link.csv").symlink_to(tmp_path / "gone" / "a.csv")
     for name, message in (
         ("a.txt", "a.txt must end in .csv"),
         ("none/a.csv", "none is no folder; make it"),
         ("old.csv/a.csv", "old.csv is no folder"),
         ("folder.csv", "folder.csv is there and is no file"),
+        ("link.csv", "gone is no folder"),
     ):
         with pytest.raises(ValueError, match=message):
             check_writable(tmp_path / name, ".csv")
@@ -88,7 +90,7 @@ def test_what_cannot_be_written_is_known_before(tmp_path, monkeypatch):
     check_writable(tmp_path / "new.csv", ".csv")
     monkeypatch.chdir(tmp_path)
     check_writable("new.csv", ".csv")
-    assert names(tmp_path) == ["folder.csv", "old.csv"]
+    assert names(tmp_path) == ["folder.csv", "link.csv", "old.csv"]
 
 
 def test_a_folder_is_tried_by_writing(tmp_path, monkeypatch):

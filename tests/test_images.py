@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from utils import images
-from utils.folders import find_files, read_folder
+from utils.folders import find_files, listed, read_folder
 from utils.images import (
     ImageError,
     is_grey,
@@ -413,3 +413,27 @@ def test_names_that_are_formulas_or_no_utf8():
     assert spreadsheet_safe(os.fsdecode(b"\xff=.png")) == r"./\xff=.png"[2:]
     assert printable(os.fsdecode(b"a\xff.png")) == r"a\xff.png"
     assert printable("a\x1b[31m\u202egnp") == r"a\x1b[31m\u202egnp"
+
+
+@pytest.mark.parametrize("orientation, upright", [(3, 2), (6, -1), (8, 1)])
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "I;16"])
+@pytest.mark.parametrize("compression", [None, "tiff_deflate"])
+def test_a_turned_tiff_is_turned_back(tmp_path, orientation, upright, mode, compression):
+    """Also an uncompressed one, whose pixels Pillow would map into memory."""
+    shape = (8, 12, len(mode)) if mode.startswith("RGB") else (8, 12)
+    pixels = RNG.integers(0, 256, shape).astype("u2" if mode == "I;16" else "u1")
+    pixels[0, 0], pixels[..., 3:] = 255, 255
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[0x0112] = orientation
+    path = tmp_path / "image.tif"
+    Image.fromarray(pixels).save(path, tiffinfo=tags, compression=compression)
+    expected = np.rot90(pixels, upright)
+    expected = expected[..., :3] if expected.ndim == 3 else expected[..., None].repeat(3, axis=-1)
+    np.testing.assert_array_equal(read_image(path, None, white=255), expected)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_lists_of_paths_as_programs_write_them(tmp_path, encoding):
+    text = "a b.png\r\n\r\nGrün/猫.png\r\n"
+    (tmp_path / "list.txt").write_bytes(text.encode(encoding))
+    assert listed(tmp_path / "list.txt") == ["a b.png", "Grün/猫.png"]

@@ -1,5 +1,6 @@
 import functools
 import json
+import shutil
 
 import keras
 import numpy as np
@@ -15,7 +16,7 @@ from tests.conftest import assert_resumed, watched
 from transformations import SimpleTransformer, Transformer
 from utils.datasets import DatasetError, load_test_images
 from utils.device import resolve_precision
-from utils.optimizers import SGD, Muon
+from utils.optimizers import SGD, Muon, step_schedule
 from utils.results import NEEDED, read_run
 
 # ------------------------------------------------------------------------------------- optimiser
@@ -54,14 +55,15 @@ def test_sgd_is_pytorchs(nesterov):
 
 
 def test_the_learning_rate_drops_at_epochs_60_120_and_160_of_200():
-    schedule = two_headed.step_schedule(0.1, 200 * 391)
+    schedule = step_schedule(0.1, 200 * 391, *two_headed.DROPS)
     for epoch, before, after in ((60, 0.1, 0.02), (120, 0.02, 0.004), (160, 0.004, 0.0008)):
         assert float(schedule(epoch * 391 - 1)) == pytest.approx(before)
         assert float(schedule(epoch * 391)) == pytest.approx(after)
     assert float(schedule(0)) == pytest.approx(0.1)
     # in proportion where training is shorter, and where it is a single step
-    assert [round(float(two_headed.step_schedule(0.1, 10)(i)), 4) for i in (2, 3)] == [0.1, 0.02]
-    assert float(two_headed.step_schedule(0.1, 1)(0)) <= 0.1
+    short = step_schedule(0.1, 10, *two_headed.DROPS)
+    assert [round(float(short(i)), 4) for i in (2, 3)] == [0.1, 0.02]
+    assert float(step_schedule(0.1, 1, *two_headed.DROPS)(0)) <= 0.1
 
 
 # -------------------------------------------------------------------------------------- training
@@ -318,6 +320,13 @@ def test_other_test_images(data_dir, tmp_path):
     image = np.repeat(np.repeat(found[0], 2, axis=0), 2, axis=1)
     keras.utils.save_img(folder / "test_0.png", image, scale=False)
     np.testing.assert_array_equal(load_test_images("tiny_imagenet", data_dir), found[:1])
+    test = data_dir / "tiny_imagenet" / "test" / "images"  # as the archive unpacks
+    test.mkdir(parents=True)
+    keras.utils.save_img(test / "test_0.JPEG", np.full((64, 64, 3), 8), scale=False)
+    (data_dir / "tiny_imagenet" / "words.txt").write_text("n00001740 entity")
+    assert (load_test_images("tiny_imagenet", data_dir) == 8).all()
+    shutil.rmtree(data_dir / "tiny_imagenet" / "test")
+    (data_dir / "tiny_imagenet" / "words.txt").unlink()
     (folder / "test_1.png").write_bytes(b"nothing")
     with pytest.raises(DatasetError, match=r"test_1\.png"):
         load_test_images("tiny_imagenet", data_dir)

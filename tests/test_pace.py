@@ -1,9 +1,12 @@
+from unittest import mock
+
 import numpy as np
 import pytest
 from scipy.special import log_softmax
 
 from models.pace import CHECK_STEPS, COOL_DOWN, PAIRS, Pace
 from models.transformation_detector import TransformationDetector
+from utils.training import Checkpoint
 
 SMALL = {
     "transformations": "simple",
@@ -92,7 +95,8 @@ def test_the_steps_are_those_of_kerass_own_schedule(fours, monkeypatch):
     assert len(pace.history) == 2
     other = TransformationDetector(**SMALL | {"schedule": "one_cycle"}, samples=16 * 120)
     other.fit(fours[:100])
-    start = TransformationDetector(**SMALL | {"learning_rate": 1e-9}, samples=16).fit(fours[:100])
+    barely = {"learning_rate": 1e-9, "schedule": "constant"}
+    start = TransformationDetector(**SMALL | barely, samples=16).fit(fours[:100])
     for ours, theirs, first in zip(*map(weights, (paced, other, start)), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-3 * np.abs(theirs - first).max())
 
@@ -154,3 +158,32 @@ def test_another_schedule_is_left_alone(fours, capsys):
     assert pace.steps == 120 and not pace.history
     (said,) = capsys.readouterr().out.splitlines()
     assert "training takes about" in said and "less if" not in said
+
+
+def test_without_a_pace_the_schedule_is_refused(fours):
+    with pytest.raises(ValueError, match=r"'paced' needs models\.pace\.Pace as a callback"):
+        TransformationDetector(**SMALL, samples=16).fit(fours[:100])
+
+
+def test_minutes_count_what_was_trained_before(fours, monkeypatch, tmp_path):
+    class Stop(Exception):
+        pass
+
+    def stop(self, batch, logs=None):
+        if self.steps == 100:
+            raise Stop
+        Pace.on_train_batch_begin(self, batch, logs)
+
+    monkeypatch.setattr("utils.training.LEAST_STEPS", 50)
+    monkeypatch.setattr("models.pace.log_softmax", lambda z, axis: np.zeros(z.shape))
+    how = {"minutes": 10, "step_seconds": 4.0}
+    _, unbroken = trained(fours, 16 * 4000, **how)
+    how["checkpoint"] = tmp_path / "a.checkpoint.keras"
+    with monkeypatch.context() as patch:
+        patch.setattr(Watched, "on_train_batch_begin", stop)
+        with pytest.raises(Stop):
+            trained(fours, 16 * 4000, **how)
+    took = property(lambda _: 400.0, mock.Mock())
+    monkeypatch.setattr(Checkpoint, "seconds", took, raising=False)
+    _, resumed = trained(fours, 16 * 4000, **how)
+    assert resumed.now == pytest.approx(unbroken.now - 400, abs=12)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from utils.batches import pair_batches
-from utils.training import Checkpoint, check_finite, fit_steps
+from utils.training import Checkpoint, fit_steps
 
 
 def trainer():
@@ -113,8 +113,30 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path, mon
 
 
 def test_divergence_is_named_with_the_learning_rate():
-    model = trainer()
-    check_finite(model, 3, 0.5)
+    model, checkpoint = trainer(), Checkpoint(None, 0.0, "one")
+    checkpoint.check_finite(model, 3, 0.5)
     model.layers[-1].bias.assign([1.0, np.nan])
     with pytest.raises(ValueError, match=r"diverged: .*/bias is not finite after 3 steps"):
-        check_finite(model, 3, 0.5)
+        checkpoint.check_finite(model, 3, 0.5)
+
+
+@pytest.mark.parametrize("total_steps", [6, 9])
+def test_a_training_that_diverged_is_never_taken_for_finished(tmp_path, total_steps):
+    """Nor gone on with: its checkpoint, from before the check, is removed."""
+    path = tmp_path / "run.checkpoint.keras"
+    model = trainer()
+    checkpoint = train(model, path, total_steps=6)
+    model.layers[-1].bias.assign([1.0, np.nan])
+    checkpoint.save(model)
+    with pytest.raises(ValueError, match=r"diverged: .*/bias is not finite after 6 steps"):
+        train(trainer(), path, total_steps)
+    assert not path.exists()
+
+
+def test_too_little_memory_is_no_damage(tmp_path, monkeypatch):
+    path = tmp_path / "run.checkpoint.keras"
+    train(trainer(), path)
+    model = trainer()
+    monkeypatch.setattr(model, "load_weights", mock.Mock(side_effect=MemoryError))
+    with pytest.raises(MemoryError):
+        train(model, path)

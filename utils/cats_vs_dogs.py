@@ -113,9 +113,8 @@ def _area_weights(length: int, new: int, side: int) -> np.ndarray:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command `python -m utils.datasets`; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m utils.datasets", description=build_cats_vs_dogs.__doc__.split("\n\n")[0]
-    )
+    text = (build_cats_vs_dogs.__doc__ or "").split("\n\n")[0]
+    parser = argparse.ArgumentParser(prog="python -m utils.datasets", description=text)
     parser.add_argument("name", choices=["cats_vs_dogs"])
     parser.add_argument("folder", help="of cat.N.jpg and dog.N.jpg, or of Cat/N.jpg and Dog/N.jpg")
     parser.add_argument("--data-dir", default="data", help="where the .npz goes (default: data)")

@@ -163,17 +163,18 @@ def _tiny_imagenet(data_dir):
             f"{npz} and {folder}/ are missing, and this data set cannot be downloaded here: put "
             "there an .npz with uint8 x_test (n, 32, 32, 3), or a folder of the images"
         )
-    found = read_folder(folder, side=32)
+    test = folder / "test"  # of the published archive; it has images of two other parts
+    found = read_folder(test if test.is_dir() else folder, side=32)
     if found.skipped:
         path, reason = found.skipped[0]
-        raise DatasetError(f"{path}: {reason}; put the original file there")
+        raise DatasetError(f"{path}: {reason}; put the original file there, or take it away")
     return found.images, folder
 
 
 def _read_npz(path):
     try:
         return read_npz(path, ARRAYS)
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         remedy = "delete it and start again, which downloads it or says what to put there"
         raise DatasetError(f"{error}; {remedy}") from error
 

@@ -15,7 +15,7 @@ import numpy as np
 from sklearn import exceptions
 from sklearn.base import BaseEstimator, OutlierMixin
 
-from utils.backend import keras_defaults
+from utils.backend import backend, keras_defaults
 from utils.device import resolve_precision
 from utils.settings import SEED, setting, whole_number
 from utils.threshold import choose_threshold, p_values
@@ -200,7 +200,7 @@ class Detector(OutlierMixin, BaseEstimator, ABC):
 
     def _fingerprint(self, x):
         """What a checkpoint must share with the run that goes on from it."""
-        settings = self.get_settings() | {"precision": self.precision_}
+        settings = self.get_settings() | {"precision": self.precision_, "backend": backend()}
         settings = {k: v for k, v in settings.items() if k not in self.NOT_OF_TRAINING}
         return json.dumps(settings | {"images": x.shape, "mean": float(x.mean())}, sort_keys=True)
 

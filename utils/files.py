@@ -40,7 +40,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
 def check_writable(path: str | os.PathLike, suffix: str) -> None:
     """ValueError, before any work is done, where a file could not be written in the end."""
     path = Path(path)
-    folder = path.parent
+    folder = Path(os.path.realpath(path)).parent  # where a link leads
     if path.suffix != suffix:
         raise ValueError(f"{printable(path)} must end in {suffix}")
     if not folder.is_dir():
@@ -76,6 +76,8 @@ def read_npz(
         try:
             with np.load(file, allow_pickle=False) as archive:
                 return {name: archive[name] for name in archive if names is None or name in names}
+        except MemoryError:
+            raise
         except Exception as error:  # zip, zlib, NumPy's headers: whatever damage sets off
             raise ValueError(
                 f"{printable(path)} is damaged or no NumPy archive ({str(error) or repr(error)})"

@@ -1,5 +1,6 @@
 """Folders and lists of images, of any format, size and colour, as arrays of small square ones."""
 
+import codecs
 import contextlib
 import os
 import stat
@@ -123,7 +124,9 @@ def report_skipped(folder: Folder) -> None:
 def listed(file: Path) -> list[str]:
     """The paths that a file lists, one a line; - is standard input."""
     content = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
-    lines = content.removeprefix(b"\xef\xbb\xbf").splitlines()
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # PowerShell's
+        content = content.decode("utf-16").encode()
+    lines = content.removeprefix(codecs.BOM_UTF8).splitlines()
     return [os.fsdecode(line) for line in lines if line.strip()]
 
 

@@ -106,10 +106,10 @@ def read_squares(
             pixels, stated = _deep_pixels(opened, path)
             if pixels is None:
                 size = opened.size
-                if side is not None:
-                    opened.draft(None, (4 * side, 4 * side))  # decode large JPEGs at a fraction
+                if side is None or not opened.draft(None, (4 * side, 4 * side)):
+                    size = None  # but a large JPEG is decoded at a fraction
                 image = _to_rgb(ImageOps.exif_transpose(opened))
-                if image.size != opened.size:  # turned upright
+                if size and image.size != opened.size:  # turned upright
                     size = size[::-1]
                 return _cut(image, side, region, enlarge, size)
             highest = int(pixels.max())
@@ -194,8 +194,12 @@ def _cut(image, side, region, enlarge, size=None):
     return np.stack(found), used
 
 
+@contextlib.contextmanager
 def _opened(path):
-    return Image.open(path, formats=_formats(Path(path).suffix.lower()))
+    # by a path, Pillow maps the pixels of an uncompressed file, those of a turned one wrongly
+    formats = _formats(Path(path).suffix.lower())
+    with open(path, "rb") as file, Image.open(file, formats=formats) as opened:
+        yield opened
 
 
 @functools.cache

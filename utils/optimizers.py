@@ -20,6 +20,16 @@ def one_cycle(
     )
 
 
+def step_schedule(
+    learning_rate: float, total_steps: int, drops: tuple[float, ...], factor: float
+) -> keras.optimizers.schedules.LearningRateSchedule:
+    """The learning rate, times factor from each of some shares of all steps on."""
+    # Keras gives the earlier value up to and including a boundary, steps counting from 0.
+    boundaries = [round(drop * total_steps) - 1 for drop in drops]
+    values = [learning_rate * factor**i for i in range(len(drops) + 1)]
+    return keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, values)
+
+
 class _OneReplica:
     """An optimiser whose gradients are not summed over replicas, since there is one.
 

@@ -143,6 +143,11 @@ class Task:
         limit = min(filter(None, [options.limit_test, detector.max_test]), default=None)
         x_test = random_part(data.x_test, limit, options.seed)
         normal = random_part(data.y_test, limit, options.seed) == run.class_index
+        if normal.all() or not normal.any():
+            raise ValueError(
+                f"of the {len(normal)} test images {normal.sum()} are normal, and both kinds are "
+                "needed: give a larger --limit-test"
+            )
         callbacks = []
         if remaining and self.method.tells_work:
             callbacks = [TimeEstimate(run.method, detector, len(x), len(x_test), remaining)]

@@ -42,12 +42,15 @@ def fit_steps(
     model's stop_training. phase: how many other trainings of the same fit, with the same
     checkpoint, come before; where it is the checkpoint of a later one, nothing is done.
 
-    Raises ValueError where training diverges; learning_rate is for that message.
+    Raises ValueError where training diverges, whose checkpoint is removed; learning_rate is for
+    that message.
     """
     model.optimizer.build(model.trainable_variables)
     done = checkpoint.restore(model, phase)
     if done is None:
         return
+    checkpoint.check_finite(model, done, learning_rate)
+    model.trained_seconds = checkpoint.seconds
     bar = TrainingProgress(description, total_steps, done, verbose)
     batches_of = functools.lru_cache(maxsize=1)(batches_of)
 
@@ -68,18 +71,11 @@ def fit_steps(
             callbacks=[checkpoint, bar, *callbacks],
         )
         done = int(model.optimizer.iterations)
-        check_finite(model, done, learning_rate)
+        checkpoint.check_finite(model, done, learning_rate)
         if model.stop_training:
             break
     bar.close()
     checkpoint.save(model)
-
-
-def check_finite(model: keras.Model, steps: int, learning_rate: float) -> None:
-    """ValueError where a weight is not finite after so many steps of training."""
-    for variable in model.variables:
-        if not np.isfinite(ops.convert_to_numpy(ops.convert_to_tensor(variable))).all():
-            raise diverged(f"{variable.path} is not finite after {steps} steps", learning_rate)
 
 
 def diverged(what: str, learning_rate: float) -> ValueError:
@@ -121,6 +117,8 @@ class Checkpoint(keras.callbacks.Callback):
             with zipfile.ZipFile(self.path) as archive:
                 state = json.loads(archive.read("training.json"))
             fingerprint, seconds = state["fingerprint"], float(state["seconds"])
+        except (MemoryError, PermissionError):
+            raise
         except Exception as error:  # zip, zlib, JSON: whatever damage sets off
             raise self._damaged(error) from error
         if fingerprint != self.fingerprint:
@@ -137,9 +135,19 @@ class Checkpoint(keras.callbacks.Callback):
             states = state.get("random", [])
             for variable, value in zip(_random_states(model), states, strict=False):
                 variable.assign(value)
+        except MemoryError:
+            raise
         except Exception as error:  # HDF5, Keras, NumPy
             raise self._damaged(error) from error
         return int(model.optimizer.iterations)
+
+    def check_finite(self, model: keras.Model, steps: int, learning_rate: float) -> None:
+        """ValueError where a weight is not finite after so many steps; then the file goes."""
+        for variable in model.variables:
+            if not np.isfinite(ops.convert_to_numpy(ops.convert_to_tensor(variable))).all():
+                if self.path is not None:
+                    self.path.unlink(missing_ok=True)
+                raise diverged(f"{variable.path} is not finite after {steps} steps", learning_rate)
 
     def _damaged(self, error):
         reason = str(error) or repr(error)
