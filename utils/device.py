@@ -15,6 +15,8 @@ PRECISIONS = ("auto", "float32", "mixed_bfloat16")
 def resolve_precision(precision: str) -> str:
     """The dtype policy for `precision`: "auto" takes bfloat16 only where that is faster.
 
+    On NVIDIA GPUs since Ampere, "float32" leaves the libraries' TF32 as it is.
+
     Raises ValueError for a name not in PRECISIONS, and for bfloat16 where the environment rules out
     the instructions that it takes.
     """
