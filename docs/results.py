@@ -1,8 +1,8 @@
-"""Write what README.md and RESULTS.md say of measurements, and their pictures, from the run files.
+"""Write what README, RESULTS and docs/recipes say of measurements, and pictures, from run files.
 
 python -m docs.results
 
-What stands between `<!-- NAME ARGUMENT ... -->` and `<!-- / -->` in these two files is what the
+What stands between `<!-- NAME ARGUMENT ... -->` and `<!-- / -->` in these files is what the
 function of that name in TEXTS gives. The tables and ROC plots in results/ are made anew too, and
 docs/table1.png, docs/trade_off.png and docs/costs.png.
 """
@@ -30,7 +30,7 @@ def main() -> None:
         if table.parent.name in DATASETS:
             results.report(table.parent.parent, table.parent.name)
     multiclass_experiment.report(Path("results/multiclass"))
-    for path in (Path("README.md"), Path("RESULTS.md")):
+    for path in map(Path, ("README.md", "RESULTS.md", "docs/recipes.md")):
         path.write_text(fill(path.read_text("utf-8")), "utf-8")
     draw_table1(Path("docs/table1.png"))
     draw_trade_off(Path("docs/trade_off.png"))

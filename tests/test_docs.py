@@ -23,7 +23,7 @@ from utils.datasets import LAYOUTS, Layout
 from utils.results import read_details, read_runs, summarise, to_markdown
 
 ROOT = Path(__file__).resolve().parents[1]
-TEXTS = ("README.md", "RESULTS.md")
+TEXTS = ("README.md", "RESULTS.md", "docs/recipes.md")
 EXTENDING = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 
 
