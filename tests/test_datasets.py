@@ -12,7 +12,6 @@ from utils import cats_vs_dogs, datasets
 from utils.cats_vs_dogs import build_cats_vs_dogs, resize_and_crop
 from utils.datasets import DATASETS, LAYOUTS, DatasetError, load_dataset, load_test_images
 from utils.images import ImageError
-from utils.results import PUBLISHED
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -74,15 +73,6 @@ def test_digits_need_nothing(digits):
     for label in range(10):
         train, test = (np.sum(y == label) for y in (digits.y_train, digits.y_test))
         assert 2 * test - 1 <= train <= 2 * test + 2
-
-
-def test_class_names_are_those_of_the_published_table():
-    import pandas as pd
-
-    published = pd.read_csv(PUBLISHED)
-    for name, part in published.groupby("dataset"):
-        rows = part.drop_duplicates("class_index").sort_values("class_index")
-        assert list(rows["class_name"]) == LAYOUTS[name].class_names
 
 
 @pytest.mark.parametrize(

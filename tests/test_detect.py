@@ -20,6 +20,7 @@ from models.transformation_detector import TransformationDetector
 from utils import startup
 from utils.folders import arrivals, read_folder
 from utils.images import ImageError, read_image, read_squares, to_grey
+from utils.report import RED
 
 ROOT = Path(__file__).resolve().parents[1]
 HOSTILE = "=cmd|' \u202e\x1b[31m\n<b>.png"
@@ -326,15 +327,11 @@ def test_evaluate_measures_what_scikit_learn_does(work, detector, capsys):
     assert f"{100 * interval.low:.1f} to {100 * interval.high:.1f} %" in shown
     assert detect.main([*command, "--json"]) == 0
     values = json.loads(capsys.readouterr().out)
-    assert values["auroc"] == pytest.approx(auroc) and values["anomalous"] == 4
-
-
-@pytest.mark.parametrize("count, n", [(0, 7), (3, 7), (7, 7), (28, 1000)])
-def test_shares_have_clopper_and_pearsons_interval(count, n):
-    share, low, high = detect.share_interval(count, n)
-    expected = binomtest(count, n).proportion_ci(0.95, "exact")
-    assert share == pytest.approx(100 * count / n)
-    assert (low, high) == pytest.approx((100 * expected.low, 100 * expected.high))
+    assert values["auroc"] == pytest.approx(auroc)
+    assert (values["normal"], values["anomalous"]) == (10, 4)
+    for kind, each in zip(("normal images", "anomalies"), scores, strict=True):
+        flagged = values[f"{kind} flagged"]
+        assert flagged["percent"] == pytest.approx(100 * (each < detector.offset_).mean())
 
 
 def test_colour_images_give_a_colour_model(tmp_path, monkeypatch):
@@ -348,6 +345,63 @@ def test_colour_images_give_a_colour_model(tmp_path, monkeypatch):
     command = ["fit", str(tmp_path / "good"), "--output", str(tmp_path / "m.keras"), "--size", "64"]
     assert detect.main([*command, "--quiet"]) == 2  # not trained: nothing to calibrate
     assert seen[0].shape == (80, 64, 64, 3) and seen[0].dtype == np.uint8
+
+
+def test_a_colour_model_scores_the_colours_of_files(tmp_path, monkeypatch, small_network, capsys):
+    x = np.random.default_rng(0).integers(0, 256, (45, 32, 32, 3), dtype=np.uint8)
+    detector = TransformationDetector("rotations", samples=128, verbose=0).fit(x[:20])
+    detector.calibrate(x[20:40])
+    monkeypatch.setattr(TransformationDetector, "load", lambda _: detector)
+    paths = [tmp_path / f"{i}.png" for i in range(5)]
+    for path, image in zip(paths, x[40:], strict=True):
+        Image.fromarray(image).save(path)
+    command = ["score", str(tmp_path), "--model", "m.keras", "--json", "--quiet"]
+    assert detect.main(command) == 0
+    found = {row["path"]: row["score"] for row in json.loads(capsys.readouterr().out)["images"]}
+    expected = dict(zip(map(str, paths), detector.score_samples(x[40:]), strict=True))
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert np.ptp(list(expected.values())) > 1e-2 * abs(detector.offset_)
+
+
+def test_maps_lie_over_their_own_images_and_never_among_older_ones(work, tmp_path, capsys):
+    maps, table = tmp_path / "maps", tmp_path / "s.csv"
+    command = ["score", str(work / "mixed"), "--model", str(work / "fours.keras"), "--quiet"]
+    command += ["--maps", str(maps)]
+    assert detect.main([*command, "--output", str(table)]) == 0
+    ranked = [Path(row["path"].removeprefix("./")) for row in rows(table)]
+    pictures = sorted(maps.iterdir())
+    assert [path.name[:5] for path in pictures] == [f"{i + 1:04}_" for i in range(len(ranked))]
+    for path, source in zip(pictures, ranked, strict=True):
+        assert path.name[5:] == f"{source.stem}.png"
+        green, shown = read_image(source, None)[..., 1], np.asarray(Image.open(path))
+        assert shown.shape[:2] == green.shape
+        assert (shown[..., 1] <= np.maximum(green, RED[1]) + 1.0).all()
+        assert (shown[..., 0] > shown[..., 1]).any()  # red somewhere
+    capsys.readouterr()
+    assert detect.main(command) == 2
+    assert "holds maps already: empty it, or name another folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("minutes", [[], ["--minutes", "4"]])
+@pytest.mark.parametrize("epochs", [[], ["--epochs", "1"]])
+def test_what_fit_asks_of_the_training(work, tmp_path, monkeypatch, minutes, epochs):
+    """That it ends early or in time, and goes on where it was stopped."""
+    asked = []
+
+    def fit(self, x, **how):
+        asked.append((self.get_params(), how))
+        return trained_already(work)(self, x)
+
+    monkeypatch.setattr(TransformationDetector, "fit", fit)
+    command = ["fit", str(work / "good"), "--output", str(tmp_path / "m.keras"), "--quiet"]
+    command += ["--recipe", "small", "--score", "simplified", "--seed", "3", *minutes, *epochs]
+    assert detect.main(command) == 0
+    ((settings, how),) = asked
+    assert settings["schedule"] == ("one_cycle" if epochs and not minutes else "paced")
+    assert (settings["score_name"], settings["seed"]) == ("simplified", 3)
+    (pace,) = how["callbacks"]
+    assert pace.limit == (240 if minutes else np.inf)
+    assert how["checkpoint"] == tmp_path / ".m.checkpoint.keras"
 
 
 @pytest.mark.parametrize(

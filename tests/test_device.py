@@ -1,4 +1,5 @@
 import os
+import shutil
 import subprocess
 import sys
 from importlib import metadata
@@ -69,9 +70,14 @@ def test_how_numbers_are_made_is_told_without_package_names(monkeypatch):
     assert {"python", "keras", "numpy", "scipy", "scikit-learn"} < made["versions"].keys()
 
 
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 def test_the_commit_is_told_where_there_is_one(monkeypatch, tmp_path):
+    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):  # of a hook that runs the tests
+        monkeypatch.delenv(name, raising=False)
+
     def git(*arguments):
-        command = ["git", "-c", "user.name=x", "-c", "user.email=x", *arguments]
+        who = ["-c", "user.name=x", "-c", "user.email=x", "-c", "commit.gpgsign=false"]
+        command = ["git", *who, *arguments]
         subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
 
     monkeypatch.setattr(device, "__file__", str(tmp_path / "device.py"))

@@ -17,10 +17,10 @@ from baselines import METHODS
 from tests.conftest import create_small_network
 from tests.test_datasets import small_arrays
 from utils import runs
-from utils.datasets import LAYOUTS, Layout
+from utils.datasets import LAYOUTS, Layout, random_part
 from utils.detector import Detector
 from utils.device import PRECISIONS, peak_memory, reset_peak_memory
-from utils.results import read_details
+from utils.results import read_details, read_run
 from utils.runs import Method
 from utils.settings import choice, setting, whole_number
 
@@ -140,13 +140,19 @@ def unbroken(tmp_path_factory):
 
 
 @pytest.mark.parametrize("phase", ["training", "scoring", "writing"])
-def test_a_killed_run_leaves_nothing_broken_and_can_be_finished(phase, tmp_path, unbroken, quick):
+def test_a_killed_run_leaves_nothing_broken_and_can_be_finished(
+    phase, tmp_path, unbroken, quick, monkeypatch
+):
     arguments = ["--classes", "6", *QUICK, "--results-dir", str(tmp_path)]
     killed = subprocess.run(
         [sys.executable, "-c", KILL, phase, *arguments], cwd=ROOT, env=ENVIRONMENT, check=False
     )
     assert killed.returncode == -signal.SIGKILL
     assert not list(tmp_path.rglob("digits*.npz"))
+    checkpoint = tmp_path / "digits" / "digits_transformations_6_0.checkpoint.keras"
+    assert checkpoint.exists() == (phase != "training")  # which is over before its first is due
+    if checkpoint.exists():
+        monkeypatch.setattr(keras.Model, "fit", lambda *_, **__: pytest.fail("trained again"))
     assert run(tmp_path, "--classes", "6") == 0
     files = {file.name for file in (tmp_path / "digits").iterdir() if file.name[0] != "."}
     assert files == {"digits_transformations_6_0.npz", "table.csv", "table.md", "roc.png"}
@@ -457,11 +463,18 @@ def test_classes_by_name_and_number():
 
 
 @pytest.mark.parametrize("options, scored", [([], 100), (["--limit-test", "80"], 80)])
-def test_a_method_may_score_a_part_of_the_test_set(options, scored, tmp_path, brightness):
+def test_a_method_may_score_a_part_of_the_test_set(options, scored, tmp_path, brightness, digits):
     arguments = ["--methods", "brightness", "--classes", "0", "--recipe", "paper", *options]
-    assert experiments.main([*arguments, "--results-dir", str(tmp_path)]) == 0
-    details = read_details(tmp_path / "digits" / "digits_brightness_0_0.npz")
-    assert details["n_test"] == scored and details["reduced"] == bool(options)
+    assert experiments.main([*arguments, "--runs", "2", "--results-dir", str(tmp_path)]) == 0
+    part = random_part(np.arange(len(digits.y_test)), scored, 0)  # the same in each run
+    x, mean = digits.x_test[part], digits.x_train[digits.y_train == 0].mean()
+    for number in range(2):
+        path = tmp_path / "digits" / f"digits_brightness_0_{number}.npz"
+        normal, scores, details = read_run(path)
+        assert details["n_test"] == scored and details["reduced"] == bool(options)
+        np.testing.assert_array_equal(normal, digits.y_test[part] == 0)
+        expected = -np.abs(x.mean((1, 2, 3)) - mean)
+        np.testing.assert_allclose(scores["own"], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_every_method_has_the_papers_recipe_and_a_small_one():

@@ -397,6 +397,7 @@ names = st.text(
 )
 
 
+@settings(deadline=None)
 @given(names)
 def test_any_name_is_safe_in_a_terminal_and_a_spreadsheet(name):
     assert printable(name).isprintable()

@@ -170,6 +170,11 @@ def test_one_cycle_trains_by_muon_whose_rate_rises_and_falls():
     rates = [float(optimizer.kept._learning_rate(step)) for step in range(11)]
     assert rates[0] == pytest.approx(0.01 / 25) and rates[-1] == pytest.approx(0, abs=1e-6)
     assert np.argmax(rates) == 3 and max(rates) == pytest.approx(0.01)
+    Small(**how).fit(x, y, callbacks=[optimizer])  # the paper's
+    assert type(optimizer.kept) is SGD and optimizer.kept.nesterov
+    assert optimizer.kept.momentum == 0.9
+    rates = [float(optimizer.kept._learning_rate(step)) for step in range(10)]
+    assert rates == pytest.approx([0.1] * 3 + [0.02] * 3 + [0.004] * 2 + [0.0008] * 2)
 
 
 def test_a_classifier_is_trained_on_augmented_images(digits):
@@ -258,7 +263,7 @@ def data_dir(tmp_path):
     return tmp_path
 
 
-def test_the_command_trains_scores_and_reports_once(data_dir, capsys):
+def test_the_command_trains_scores_and_reports_once(data_dir, capsys, monkeypatch):
     command = ["--depth", "10", "--widen-factor", "1", "--epochs", "2", "--limit-test", "5"]
     command += ["--data-dir", str(data_dir), "--results-dir", str(data_dir), "--verbose", "0"]
     assert experiment.main(command) == 0
@@ -277,6 +282,13 @@ def test_the_command_trains_scores_and_reports_once(data_dir, capsys):
     before = path.read_bytes()
     assert experiment.main(command) == 0
     assert path.read_bytes() == before
+    path.unlink()  # each of several is a file of its own, from the networks that are there
+    monkeypatch.setattr(keras.Model, "fit", lambda *_, **__: pytest.fail("trained again"))
+    assert experiment.main([*command, "--out", "tiny_imagenet,cifar10"]) == 0
+    normal, again, _ = read_run(path)
+    np.testing.assert_array_equal(normal, [True] * 5 + [False] * 5)
+    for method, values in scores.items():
+        np.testing.assert_allclose(again[method], values, rtol=1e-3, atol=1e-5)
     assert experiment.main([*command, "--perturbation", "0.002"]) == 2
     assert "choose another --results-dir" in capsys.readouterr().err
 

@@ -151,6 +151,17 @@ def with_json(path, change, **more):
     return written(path, model_file() | {"detector.json": json.dumps(saved)}, **more)
 
 
+def test_models_of_the_format_before_are_read(tmp_path):
+    def older(saved):
+        names, saved["format"] = saved["settings"], 2
+        names["score"] = names.pop("score_name")
+        names["scored"] = names.pop("scored_transformations")
+
+    loaded = TransformationDetector.load(with_json(tmp_path / "m.keras", older))
+    assert loaded.settings_.score_name == "dirichlet"
+    assert loaded.settings_.scored_transformations == "all"
+
+
 def refused(path, message="is not a saved detector"):
     with pytest.raises(ValueError, match=message):
         TransformationDetector.load(path)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
@@ -12,6 +12,7 @@ from utils.images import MAX_TILES, ImageError, boxes, read_image, read_squares
 RNG = np.random.default_rng(0)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 3000), st.integers(1, 3000))
 def test_tiles_are_squares_that_cover_the_image_and_overlap(width, height):
     short, long = sorted((width, height))

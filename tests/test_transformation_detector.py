@@ -21,6 +21,7 @@ from utils.density import UnitDensity
 from utils.detector import to_unit_range
 from utils.dirichlet import estimate_alpha, normality_score, simplified_score
 from utils.metrics import auroc
+from utils.optimizers import Muon
 
 SMALL = {
     "transformations": "simple",
@@ -260,6 +261,21 @@ def test_defaults_are_the_papers():
         assert detector.transformer_.transformations[4].ty == -shift
         assert detector.training_samples(5000) == 1_080_000
         assert (detector.batch_size, detector.learning_rate) == (128, 1e-3)
+
+
+def test_settings_reach_the_network_and_the_optimiser(fours):
+    class Kept(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            self.optimizer = self.model.optimizer
+
+    kept, more = Kept(), {"weight_decay": 0.0, "hidden_layers": 1, "dropout_rate": 0.1}
+    how = {"transformations": "rotations", "widen_factor": 1, "samples": 128, "verbose": 0}
+    detector = TransformationDetector(**how, **more, optimizer="muon", learning_rate=2e-3)
+    detector.fit(fours[:32], callbacks=[kept])
+    assert type(kept.optimizer) is Muon
+    assert float(kept.optimizer.learning_rate) == pytest.approx(2e-3)
+    kinds = [type(each).__name__ for each in detector.network_.layers]
+    assert kinds.count("Dense") == 2 and "Dropout" in kinds and not detector.network_.losses
 
 
 @pytest.mark.parametrize("name", ["detector", "rotation_detector", "density_detector"])
