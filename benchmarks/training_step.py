@@ -31,9 +31,10 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks.timing import medians, seconds_of
+from models.responses import compile_trainer
 from models.transformation_detector import TransformationDetector
 from utils.batches import epoch_pairs, pair_batches
-from utils.device import device_name, use_xla, versions
+from utils.device import device_name, versions
 from utils.optimizers import Adam
 from utils.training import Checkpoint, fit_steps
 
@@ -107,12 +108,7 @@ def compiled_trainer(detector: TransformationDetector, jit_compile: bool | None 
     """The detector's untrained model on [images, t], compiled as `fit` compiles it."""
     detector._begin((32, 32, 3), "uint8")
     detector._build()
-    detector._trainer_.compile(
-        Adam(detector.learning_rate),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-        jit_compile=use_xla() if jit_compile is None else jit_compile,
-    )
+    compile_trainer(detector._trainer_, Adam(detector.learning_rate), jit_compile)
     return detector._trainer_
 
 

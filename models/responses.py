@@ -30,6 +30,18 @@ def create_trainer(
     return keras.Model([images, t], network(scale_images(transform([images, t]))))
 
 
+def compile_trainer(
+    trainer: keras.Model, optimizer: keras.optimizers.Optimizer, jit_compile: bool | None = None
+) -> None:
+    """For the cross-entropy, and the accuracy, of each head; jit_compile: None asks `use_xla`."""
+    trainer.compile(
+        optimizer,
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=keras.tree.map_structure(lambda head: ["accuracy"], trainer.output),
+        jit_compile=use_xla() if jit_compile is None else jit_compile,
+    )
+
+
 def create_responder(
     network: keras.Model,
     transformations: TransformationSet,

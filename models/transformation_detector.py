@@ -10,21 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-import keras
 import numpy as np
 
 from models.anomaly_map import anomaly_map
 from models.augmentation import random_views
 from models.model_file import check_model_path, read_model, write_model
 from models.pace import Pace
-from models.responses import create_responder, create_trainer
+from models.responses import compile_trainer, create_responder, create_trainer
 from models.wide_residual_network import create_wide_residual_network
 from transformations import Rotations, SimpleTransformer, TransformationSet, Transformer
 from utils.backend import backend, keras_defaults
 from utils.batches import epoch_pairs, pair_batches, predictions
-from utils.density import UnitDensity, unit
+from utils.density import UnitDensity, kept
 from utils.detector import Detector, NotFittedError
-from utils.device import PRECISIONS, device_name, scoring_batch, use_xla, versions
+from utils.device import PRECISIONS, device_name, scoring_batch, versions
 from utils.dirichlet import estimate_alpha, normality_score, rotation_responses, simplified_score
 from utils.optimizers import Adam, Muon, one_cycle
 from utils.settings import choice, number, optional, setting, whole_number
@@ -203,14 +202,8 @@ class TransformationDetector(Detector):
         steps_per_epoch = math.ceil(len(x) * k / settings.batch_size)
         total_steps = max(1, round(self._epochs(len(x)) * steps_per_epoch))
         rate, schedule = settings.learning_rate, settings.schedule
-        self._trainer_.compile(
-            OPTIMIZERS[settings.optimizer](
-                one_cycle(rate, total_steps) if schedule == "one_cycle" else rate
-            ),
-            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            metrics=["accuracy"],
-            jit_compile=use_xla(),
-        )
+        rate = one_cycle(rate, total_steps) if schedule == "one_cycle" else rate
+        compile_trainer(self._trainer_, OPTIMIZERS[settings.optimizer](rate))
 
         def make(epoch):
             def views(index, images):
@@ -259,7 +252,7 @@ class TransformationDetector(Detector):
         for _, log_p, read in self._responses(x, "estimating alpha"):
             sums += _sums(log_p)
             if read is not None:
-                features.append(unit(read).astype(np.float16))  # as the density keeps them
+                features.append(kept(read))
             if self._has_rotations_:
                 rotation_sums += _sums(rotation_responses(log_p, self._rotations_))
         if not np.isfinite(sums).all():

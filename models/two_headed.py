@@ -11,12 +11,12 @@ import keras
 import numpy as np
 
 from baselines.odin import odin
-from models.responses import create_responder, create_trainer
+from models.responses import compile_trainer, create_responder, create_trainer
 from models.wide_residual_network import create_wide_residual_network
 from transformations import TransformationSet, Transformer
 from utils.batches import pair_batches, predict, predictions
 from utils.detector import Detector, to_unit_range
-from utils.device import PRECISIONS, scoring_batch, use_xla
+from utils.device import PRECISIONS, scoring_batch
 from utils.dirichlet import simplified_score
 from utils.optimizers import SGD, Muon, one_cycle, step_schedule
 from utils.settings import choice, number, setting, whole_number
@@ -116,12 +116,8 @@ class Classifier(Detector):
         trainer = create_trainer(self.network_, self.transformer_, x.shape[1:], x.dtype.name)
         rate = settings.learning_rate
         sgd = SGD(step_schedule(rate, total_steps, *DROPS), momentum=0.9, nesterov=True)
-        trainer.compile(
-            sgd if settings.schedule == "steps" else Muon(one_cycle(rate, total_steps)),
-            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            metrics=keras.tree.map_structure(lambda head: ["accuracy"], trainer.output),
-            jit_compile=use_xla(),
-        )
+        muon = Muon(one_cycle(rate, total_steps))
+        compile_trainer(trainer, sgd if settings.schedule == "steps" else muon)
         fit_steps(
             trainer,
             lambda epoch: pair_batches(

@@ -334,6 +334,14 @@ def test_evaluate_measures_what_scikit_learn_does(work, detector, capsys):
         assert flagged["percent"] == pytest.approx(100 * (each < detector.offset_).mean())
 
 
+@pytest.mark.parametrize("count, n", [(0, 7), (3, 7), (7, 7), (28, 1000)])
+def test_shares_have_clopper_and_pearsons_interval(count, n):
+    share, low, high = detect.share_interval(count, n)
+    expected = binomtest(count, n).proportion_ci(0.95, "exact")
+    assert share == pytest.approx(100 * count / n)
+    assert (low, high) == pytest.approx((100 * expected.low, 100 * expected.high))
+
+
 def test_colour_images_give_a_colour_model(tmp_path, monkeypatch):
     """fit, with training and scoring left out."""
     monkeypatch.setattr(TransformationDetector, "fit", lambda self, x, **_: seen.append(x))

@@ -10,6 +10,7 @@ from sklearn.utils import estimator_checks
 
 from baselines import deep, ocsvm
 from baselines.ocsvm import CAEOCSVM, GAMMA_GRID, NU_GRID, RawOCSVM
+from utils.detector import NotFittedError
 from utils.metrics import auroc
 
 QUIET = {"verbose": 0}
@@ -206,6 +207,17 @@ def test_degenerate_training_sets_give_finite_scores(x):
 def test_settings_that_make_no_sense_are_named(settings, message):
     with pytest.raises(ValueError, match=message):
         RawOCSVM(**settings).fit(blobs(5, 3))
+
+
+def test_images_of_another_kind_and_an_untrained_detector_are_refused():
+    detector = RawOCSVM(**QUIET)
+    with pytest.raises(NotFittedError, match="call fit"):
+        detector.score_samples(blobs(5, 3))
+    detector.fit(blobs(5, 3))
+    with pytest.raises(ValueError, match="trained on"):
+        detector.score_samples(blobs(5, 3)[:, :8])
+    with pytest.raises(ValueError, match="dtype"):
+        detector.score_samples(np.zeros((2, 16, 16, 1)))
 
 
 @pytest.mark.parametrize("detector", [RawOCSVM, CAEOCSVM])

@@ -91,4 +91,4 @@ def test_a_fit_leaves_no_graph_behind(create):
     fit()
     before = graphs()
     fit()
-    assert graphs() <= before
+    assert graphs() == before

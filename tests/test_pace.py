@@ -105,24 +105,30 @@ def weights(detector):
     return detector.network_.get_weights()
 
 
-def test_a_training_that_goes_on_cools_down_as_if_it_had_not_stopped(fours, monkeypatch, tmp_path):
+def stopped_at(step, monkeypatch, fours, samples, **how):
+    """A training that ends before that step, with the checkpoint that it has by then."""
+
     class Stop(Exception):
         pass
 
     def stop(self, batch, logs=None):
-        if self.steps == 350:
+        if self.steps == step:
             raise Stop
         Pace.on_train_batch_begin(self, batch, logs)
 
+    with monkeypatch.context() as patch:
+        patch.setattr(Watched, "on_train_batch_begin", stop)
+        with pytest.raises(Stop):
+            trained(fours, samples, **how)
+
+
+def test_a_training_that_goes_on_cools_down_as_if_it_had_not_stopped(fours, monkeypatch, tmp_path):
     monkeypatch.setattr("utils.training.LEAST_STEPS", 50)  # from one checkpoint to the next
     monkeypatch.setattr("models.pace.log_softmax", lambda z, axis: np.zeros(z.shape))
     _, unbroken = trained(fours, 16 * 4000)
     path = tmp_path / "a.checkpoint.keras"
     assert unbroken.cooled_from < 350 < unbroken.steps
-    with monkeypatch.context() as patch:
-        patch.setattr(Watched, "on_train_batch_begin", stop)
-        with pytest.raises(Stop):
-            trained(fours, 16 * 4000, checkpoint=path)
+    stopped_at(350, monkeypatch, fours, 16 * 4000, checkpoint=path)
     _, resumed = trained(fours, 16 * 4000, checkpoint=path)
     assert resumed.cooled_from == pytest.approx(unbroken.cooled_from, rel=1e-3)
     assert resumed.steps == pytest.approx(unbroken.steps, abs=1)
@@ -166,23 +172,12 @@ def test_without_a_pace_the_schedule_is_refused(fours):
 
 
 def test_minutes_count_what_was_trained_before(fours, monkeypatch, tmp_path):
-    class Stop(Exception):
-        pass
-
-    def stop(self, batch, logs=None):
-        if self.steps == 100:
-            raise Stop
-        Pace.on_train_batch_begin(self, batch, logs)
-
     monkeypatch.setattr("utils.training.LEAST_STEPS", 50)
     monkeypatch.setattr("models.pace.log_softmax", lambda z, axis: np.zeros(z.shape))
     how = {"minutes": 10, "step_seconds": 4.0}
     _, unbroken = trained(fours, 16 * 4000, **how)
     how["checkpoint"] = tmp_path / "a.checkpoint.keras"
-    with monkeypatch.context() as patch:
-        patch.setattr(Watched, "on_train_batch_begin", stop)
-        with pytest.raises(Stop):
-            trained(fours, 16 * 4000, **how)
+    stopped_at(100, monkeypatch, fours, 16 * 4000, **how)
     took = property(lambda _: 400.0, mock.Mock())
     monkeypatch.setattr(Checkpoint, "seconds", took, raising=False)
     _, resumed = trained(fours, 16 * 4000, **how)

@@ -10,15 +10,13 @@ SHARPNESS = 100.0
 class UnitDensity:
     """Kernel densities on the unit sphere, one for each of m transformations.
 
-    reference: (n, m, d), the features of n normal images under each transformation, kept at length
-    1 in float16; in float16 they are so already. gamma (m,): SHARPNESS over their total variance.
-    unit_reference: the reference in float64. The kernel is exp(-gamma ||a - b||^2), as Sohn et al.
-    (2021) have it.
+    reference: (n, m, d), the features of n normal images under each transformation, as `kept`.
+    gamma (m,): SHARPNESS over their total variance. unit_reference: the reference in float64. The
+    kernel is exp(-gamma ||a - b||^2), as Sohn et al. (2021) have it.
     """
 
     def __init__(self, reference: np.ndarray):
-        made = reference.dtype == np.float16
-        self.reference = reference if made else unit(reference).astype(np.float16)
+        self.reference = kept(reference)
         spread = self.reference.astype(np.float64).var(axis=0).sum(axis=-1)
         self.gamma = SHARPNESS / np.maximum(spread, 1e-6)
         self.unit_reference = unit(self.reference)  # float16 is a thousandth off length 1
@@ -35,6 +33,11 @@ class UnitDensity:
             cosine = x[:, j] @ reference[:, j].T
             scores[:, j] = logsumexp(gamma[j] * (2.0 * cosine - 2.0), axis=1)
         return scores.mean(axis=1) - np.log(len(reference))
+
+
+def kept(features: np.ndarray) -> np.ndarray:
+    """Features at length 1 in float16; in float16 they are so already."""
+    return features if features.dtype == np.float16 else unit(features).astype(np.float16)
 
 
 def unit(features: np.ndarray) -> np.ndarray:

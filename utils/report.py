@@ -47,7 +47,6 @@ TEMPLATES = jinja2.Environment(
     trim_blocks=True,
 )
 TEMPLATES.filters["printable"] = printable
-PARTS = TEMPLATES.get_template("parts.html").module
 
 
 @dataclass(frozen=True)
@@ -159,7 +158,7 @@ def histogram(scores: np.ndarray, held_out: np.ndarray, threshold: float) -> str
     )
     shares, outline = counts / len(scores), outline / len(held_out)
     highest = max(shares.max(), outline.max())
-    return PARTS.histogram(
+    return _parts().histogram(
         edges=edges,
         counts=counts,
         shares=shares / highest,
@@ -206,7 +205,12 @@ def response_grid(
         }
         for i, ((flip, tx, ty, k), own) in enumerate(zip(transformations, responses, strict=True))
     ]
-    return PARTS.grid(cells=cells, width=len(columns), height=len(rows))
+    return _parts().grid(cells=cells, width=len(columns), height=len(rows))
+
+
+def _parts():
+    """The macros of parts.html, compiled when a report is written and not when this is imported."""
+    return TEMPLATES.get_template("parts.html").module
 
 
 def _axes(transformations):

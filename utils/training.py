@@ -39,8 +39,9 @@ def fit_steps(
     batches_of: from an epoch, 0, 1, ..., to its batches, a function from 0..steps_per_epoch - 1 to
     what a step takes (`utils.batches.batches`). Keras and callbacks see as one epoch as many whole
     ones as make LEAST_STEPS; the last is cut where the steps end, or where a callback sets the
-    model's stop_training. phase: how many other trainings of the same fit, with the same
-    checkpoint, come before; where it is the checkpoint of a later one, nothing is done.
+    model's stop_training. The model's trained_seconds are those that the checkpoint tells of.
+    phase: how many other trainings of the same fit, with the same checkpoint, come before; where it
+    is the checkpoint of a later one, nothing is done.
 
     Raises ValueError where training diverges, whose checkpoint is removed; learning_rate is for
     that message.
