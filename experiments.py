@@ -110,17 +110,22 @@ def outcomes(todo: list[Task], options: argparse.Namespace) -> Iterator[tuple[Ta
     """The runs and how they ended: here one after the other, or several at once in processes."""
     if not todo:
         return
+    kinds = [(task.run.dataset, task.run.method) for task in todo]
+    remaining = [kinds[position:].count(kind) for position, kind in enumerate(kinds)]
     if options.jobs == 1 and not options.scheduler:
-        for position, task in enumerate(todo):
+        for task, number in zip(todo, remaining, strict=True):
             print(f"\n{task.name}", flush=True)
-            kind = (task.run.dataset, task.run.method)
-            remaining = sum((t.run.dataset, t.run.method) == kind for t in todo[position:])
-            yield task, attempt(task, remaining)
+            yield task, attempt(task, number)
         return
     from utils.jobs import run_jobs  # Dask, which takes a second to load
 
-    tasks = [(task,) for task in todo]
-    for (task,), result in run_jobs(attempt, tasks, options.jobs, options.scheduler):
+    if options.scheduler:  # how many runs it has at once is for it to say
+        remaining = [0] * len(todo)
+    else:  # the first of a kind tells the time of all
+        firsts = [kinds.index(kind) == position for position, kind in enumerate(kinds)]
+        remaining = [first * number for first, number in zip(firsts, remaining, strict=True)]
+    tasks = list(zip(todo, remaining, itertools.repeat(options.jobs)))
+    for (task, *_), result in run_jobs(attempt, tasks, options.jobs, options.scheduler):
         if isinstance(result, OSError):
             raise result
         if isinstance(result, Exception):  # the process was lost again and again

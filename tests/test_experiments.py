@@ -308,14 +308,30 @@ def test_a_runs_memory_is_its_own(tmp_path, brightness):
 def test_the_time_of_the_whole_is_told_while_the_first_run_trains(
     tmp_path, capsys, monkeypatch, quick
 ):
-    monkeypatch.setattr(runs.TimeEstimate.__init__, "__defaults__", (0.0,))
+    monkeypatch.setattr(runs.TimeEstimate.__init__, "__defaults__", (1, 0.0))
     run(tmp_path, "--classes", "1,2")
     out = capsys.readouterr().out
     assert "hours for the 2 runs of transformations left" in out
     assert "hours for the 1 runs of transformations left" in out
 
 
-def test_the_estimate_is_the_sum_of_its_parts(capsys):
+@pytest.mark.parametrize("more, told", [((), [(2, 2), (0, 2)] * 2), (("x:1",), [(0, 1)] * 4)])
+def test_of_several_at_once_the_first_of_a_kind_tells_the_time(tmp_path, monkeypatch, more, told):
+    asked = []
+
+    def run_jobs(function, tasks, jobs, scheduler):
+        asked.extend(how for _, *how in tasks)
+        yield from ((task, runs.Outcome("")) for task in tasks)
+
+    monkeypatch.setattr("utils.jobs.run_jobs", run_jobs)
+    how = ["--scheduler", *more] if more else ["--jobs", "2"]
+    arguments = ["--classes", "1,2", "--methods", "dagmm,dsebm", *how]
+    experiments.main([*arguments, "--results-dir", str(tmp_path)])
+    assert list(map(tuple, asked)) == told
+
+
+@pytest.mark.parametrize("jobs, rounds", [(1, 50), (4, 13)])
+def test_the_estimate_is_the_sum_of_its_parts(capsys, jobs, rounds):
     class Detector:
         batch_size = 100
 
@@ -325,13 +341,13 @@ def test_the_estimate_is_the_sum_of_its_parts(capsys):
         def scoring_passes(self, n, n_scored):
             return 72 * (n + n_scored)
 
-    told = runs.TimeEstimate("it", Detector(), 5000, 10_000, 50, after_seconds=-1)
+    told = runs.TimeEstimate("it", Detector(), 5000, 10_000, 50, jobs, after_seconds=-1)
     clock = iter(np.arange(0.0, 100.0))  # a batch of 100 a second
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runs.time, "perf_counter", lambda: next(clock))
         for batch in range(3):
             told.on_train_batch_end(batch)
-    hours = 50 * (1_080_000 + 72 * 15_000 / 4) / 100 / 3600
+    hours = rounds * (1_080_000 + 72 * 15_000 / 4) / 100 / 3600
     out = capsys.readouterr().out
     assert f"100 images/s: about {hours:.1f} hours for the 50 runs of it left" in out
     assert "--runs 1" in out and out.count("hours") == 1

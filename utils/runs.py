@@ -3,6 +3,7 @@
 import argparse
 import functools
 import json
+import math
 import time
 import traceback
 from collections.abc import Callable
@@ -131,14 +132,16 @@ class Task:
             check_made_so(self.run.path, made, {name: now[name]})
         return True
 
-    def make(self, remaining: int = 0) -> dict[str, float]:
+    def make(self, remaining: int = 0, jobs: int = 1) -> dict[str, float]:
         """Train on the class, score the test set, write the run's file; returns the AUROCs.
 
-        remaining: how many runs to tell the time of while it trains; 0 is quiet.
+        remaining: how many runs to tell the time of while it trains; 0 is quiet. jobs: so many are
+        made at once; several show no progress.
         """
         identity, made, memory_is_known = self.identity(), made_with(), reset_peak_memory()
         run, options = self.run, self.options
-        data, detector = load(run.dataset, options.data_dir), self.detector(int(remaining > 0))
+        shown = int(remaining > 0 and jobs == 1)
+        data, detector = load(run.dataset, options.data_dir), self.detector(shown)
         x = data.x_train[data.y_train == run.class_index][: options.limit_train]
         limit = min(filter(None, [options.limit_test, detector.max_test]), default=None)
         x_test = random_part(data.x_test, limit, options.seed)
@@ -150,7 +153,8 @@ class Task:
             )
         callbacks = []
         if remaining and self.method.tells_work:
-            callbacks = [TimeEstimate(run.method, detector, len(x), len(x_test), remaining)]
+            sizes = len(x), len(x_test)
+            callbacks = [TimeEstimate(run.method, detector, *sizes, remaining, jobs)]
         detector.fit(x, checkpoint=run.checkpoint, callbacks=callbacks)
         if self.method.hindsight:
             scores = detector.score_in_hindsight(x_test, normal)
@@ -178,14 +182,16 @@ class Task:
 class TimeEstimate(keras.callbacks.Callback):
     """Prints, once, what the method's remaining runs would take at the speed measured so far.
 
+    jobs: how many are made at once.
+
     Scoring, not measured yet, is taken as four times as fast as training: a training step also goes
     backward and updates the weights.
     """
 
-    def __init__(self, method, detector, n_train, n_test, remaining, after_seconds=20.0):
+    def __init__(self, method, detector, n_train, n_test, remaining, jobs=1, after_seconds=20.0):
         super().__init__()
         self.method, self.detector = method, detector
-        self.n_train, self.n_test, self.remaining = n_train, n_test, remaining
+        self.n_train, self.n_test, self.remaining, self.jobs = n_train, n_test, remaining, jobs
         self.after_seconds = after_seconds
         self.batches, self.start, self.done = 0, None, False
 
@@ -201,7 +207,8 @@ class TimeEstimate(keras.callbacks.Callback):
         speed = self.batches * self.detector.batch_size / (now - self.start)
         samples = self.detector.training_samples(self.n_train)
         passes = self.detector.scoring_passes(self.n_train, self.n_test)
-        hours = self.remaining * (samples + passes / 4) / speed / 3600
+        rounds = math.ceil(self.remaining / self.jobs)
+        hours = rounds * (samples + passes / 4) / speed / 3600
         runs = f"the {self.remaining} runs of {self.method} left"
         print(f"\n{speed:.0f} images/s: about {hours:.1f} hours for {runs}", flush=True)
         if hours > 1:
@@ -209,17 +216,17 @@ class TimeEstimate(keras.callbacks.Callback):
             print(f"shorter with {less}, or another --recipe", flush=True)
 
 
-def attempt(task: Task, remaining: int = 0) -> Outcome:
+def attempt(task: Task, remaining: int = 0, jobs: int = 1) -> Outcome:
     """A run, unless another process makes it or has made it; a failure is an outcome too.
 
-    remaining: see `Task.make`. Raises OSError, which the other runs would meet as well.
+    remaining, jobs: see `Task.make`. Raises OSError, which the other runs would meet as well.
     """
     start = time.perf_counter()
     try:
         with claim(task.run.path):
             if task.is_done():
                 return Outcome(f"{task.name}: done already")
-            aurocs = task.make(remaining)
+            aurocs = task.make(remaining, jobs)
     except ClaimedError:
         return Outcome(f"{task.name}: left to the command that is making it")
     except OSError:
