@@ -80,7 +80,7 @@ def fit(options: argparse.Namespace) -> int:
     min_held_out(options.false_alarm_rate)  # refuses an absurd rate before the folder is read
     how = {"max_pixels": options.max_pixels, "region": options.region, "verbose": options.verbose}
     folder = read_folder(options.images, options.size, **how)
-    if folder.images[:1000].std(axis=0).mean() < ALIKE:
+    if evenly(folder.images, 1000).std(axis=0).mean() < ALIKE:
         folder.remarks.append("warning: the images are nearly all alike: scores mean nothing")
     for remark in folder.remarks:
         print(remark, flush=True)
@@ -97,15 +97,14 @@ def fit(options: argparse.Namespace) -> int:
         settings["schedule"] = "paced"
     detector = TransformationDetector(**settings, seed=options.seed, verbose=options.verbose)
     x, x_held_out = prepare(training.images), prepare(held_out.images)
-    pace = Pace(detector, len(x), x_held_out, minutes=options.minutes)
+    pace = Pace(x_held_out, minutes=options.minutes)
     checkpoint = options.output.with_name(f".{options.output.stem}.checkpoint.keras")
     if checkpoint.exists():
         print(f"going on from {printable(checkpoint)}")
     with claim(options.output):
         detector.fit(x, checkpoint=checkpoint, callbacks=[pace])
         scores = detector.score_samples(x_held_out)
-        detector.calibration_scores_ = np.sort(scores[held_out.lowest(scores)])
-        detector.set_false_alarm_rate(options.false_alarm_rate)
+        detector.calibrate_by(scores[held_out.lowest(scores)], options.false_alarm_rate)
         detector.details_.update(recipe=options.recipe, white=folder.white, region=options.region)
         detector.save(options.output)
         checkpoint.unlink(missing_ok=True)
@@ -138,10 +137,15 @@ def divided(folder: Folder, options: argparse.Namespace) -> tuple[Folder, Folder
     return folder.part(np.sort(order[:n_held_out])), folder.part(np.sort(order[n_held_out:]))
 
 
+def evenly(images: np.ndarray, n: int) -> np.ndarray:
+    """At most n of the images, from all over them: neighbours may show the same."""
+    return images[:: math.ceil(len(images) / n)]
+
+
 def findings(detector: TransformationDetector, held_out: np.ndarray) -> list[str]:
     """What fit says at its end of the held-out images (n, h, w, c)."""
     scores = detector.calibration_scores_
-    recognised, chance = told_apart(detector, held_out[:JUDGED])
+    recognised, chance = told_apart(detector, evenly(held_out, JUDGED))
     lines = [
         f"\nhow {len(scores)} held-out normal images scored, in standard deviations below their "
         f"median:\n{text_histogram(anomaly_scores(scores, scores))}",
@@ -178,13 +182,15 @@ def score(options: argparse.Namespace) -> int:
         check_writable(options.output, ".csv")
     if options.report:
         check_writable(options.report, ".html")
+    scorer = load(options)
     if options.maps:
+        if not scorer.has_maps:
+            raise ValueError("this model is of an older version, and has no maps: fit it anew")
         options.maps.mkdir(exist_ok=True)
         check_writable(options.maps / "map.png", ".png")
         if any(options.maps.glob("[0-9][0-9][0-9][0-9]_*.png")):
             name = printable(options.maps)
             raise ValueError(f"{name} holds maps already: empty it, or name another folder")
-    scorer = load(options)
     if options.watch:
         return watch(options.watch, scorer)
     sources = listed(options.files) if options.files else options.images
@@ -331,9 +337,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     recipes += "mirrored and shifted; best, ten times as long; small or best_small for a first "
     recipes += "try; or the paper's, which takes hours"
     add("--recipe", choices=RECIPES, default="fast", help=recipes)
-    add("--epochs", type=number_above_zero, help="train so long, without the early end")
+    add("--epochs", type=number_above_zero, help="train so long; without --minutes, to the end")
     add("--minutes", type=number_above_zero, metavar="M", help="how long it may take")
-    add("--score", choices=SCORES, help="rotation is the best after little training")
+    add("--score", choices=SCORES, help="default: the recipe's")
     held_out = "the share that is not trained on and chooses the threshold (default: 0.2)"
     add("--held-out", type=share, default=0.2, metavar="SHARE", help=held_out)
     add("--seed", type=seed_number, default=0, help="default: 0")

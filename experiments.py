@@ -49,6 +49,9 @@ def main(arguments: list[str] | None = None) -> int:
 def command(options: argparse.Namespace) -> int:
     """The runs that are missing, then the tables; the exit status."""
     datasets = chosen(options.dataset, DATASETS, TABLE_1, "data set")
+    for folder in options.beside:
+        if not folder.is_dir():
+            raise ValueError(f"--beside {folder} is no folder")
     failed = [] if options.report else make_runs(datasets, options)
     errors = []
     for name in datasets:
@@ -193,7 +196,8 @@ def chosen_classes(text: str, class_names: list[str]) -> list[int]:
     numbers = {str(number): number for number in range(len(class_names))}
     numbers |= {name: number for number, name in enumerate(class_names)}  # of digits, both
     listing = f"0..{len(class_names) - 1} or {', '.join(class_names)}"
-    return [numbers[name] for name in chosen(text, numbers, class_names, "class", listing)]
+    names = chosen(text, numbers, class_names, "class", listing)
+    return list(dict.fromkeys(numbers[name] for name in names))
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -209,7 +213,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--beside", type=Path, nargs="+", default=[], metavar="DIR", help=text)
     add("--seed", type=seed_number, default=0, help="that of run r is r more (default: 0)")
     add("--recipe", choices=RECIPES, help="default: paper; digits: small")
-    add("--epochs", type=number_above_zero, help="over all transformed images, e.g. 0.1")
+    add("--epochs", type=number_above_zero, help="over all images, transformed or not, e.g. 0.1")
     add("--batch-size", type=whole_number)
     add("--limit-train", type=whole_number, help="train on the first N images of the class")
     add("--limit-test", type=whole_number, help="score a random N of the test images")

@@ -65,7 +65,7 @@ class ADGAN(DeepBaseline):
         adapted.set_weights(generator.get_weights())
         self.network_ = Reconstruction(adapted, z, settings)
         # products of matrices, no convolutions: here XLA is three times as fast on a CPU too
-        self.network_.compile(jit_compile=backend() != "torch")
+        self.network_.jit_compile = backend() != "torch"
 
     def _draw(self, rng, n):
         """Which of n images each critic step of one generator step sees, none of them twice."""

@@ -75,8 +75,17 @@ class DeepBaseline(Detector):
 class Network(keras.Model):
     """A model that its own constructor makes: of a file of it, only the weights are read.
 
-    A subclass may say what the loss is, beside what regularisers and `add_loss` add.
+    A subclass may say what the loss is, beside what regularisers and `add_loss` add. A pickle has
+    the constructor's arguments and the weights.
     """
+
+    def __new__(cls, *arguments, **more):
+        self = super().__new__(cls, *arguments, **more)
+        object.__setattr__(self, "made_of", (arguments, more))  # before Keras tracks attributes
+        return self
+
+    def __reduce__(self):
+        return _made_again, (type(self), *self.made_of, self.get_weights(), self.jit_compile)
 
     def loss_of(self, x, outputs):
         """The mean of the outputs on images x."""
@@ -87,6 +96,13 @@ class Network(keras.Model):
 
     def get_config(self):
         return {}
+
+
+def _made_again(cls, arguments, more, weights, jit_compile):
+    model = cls(*arguments, **more)
+    model.set_weights(weights)
+    model.jit_compile = jit_compile
+    return model
 
 
 class Autoencoder(Network):

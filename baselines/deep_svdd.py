@@ -38,11 +38,12 @@ class DeepSVDD(DeepBaseline):
     representation_dim; c is their mean over the training images, where components within 0.1 of 0
     are pushed to +-0.1. The loss is the mean of ||f(x) - c||^2 and weight_decay / 2 times the sum
     of squares of all kernels. Adam with learning_rate, a tenth of it for the last two thirds of the
-    epochs. pretraining_epochs: those of the autoencoder, whose loss is the mean of the squared
-    errors' sum over pixels; None is 7/3 of `epochs`, 350 for 150, and 0 leaves it out. held_out:
-    the random share of the images that training does not see, which validated the authors' choices.
-    Images enter with their contrast normalised and training's range of that scaled to [0, 1], which
-    does not depend on the range of the pixels. The score is -||f(x) - c||^2.
+    epochs, of the autoencoder's for the last two sevenths. pretraining_epochs: those of the
+    autoencoder, whose loss is the mean of the squared errors' sum over pixels; None is 7/3 of
+    `epochs`, 350 for 150, and 0 leaves it out. held_out: the random share of the images that
+    training does not see, which validated the authors' choices. Images enter with their
+    contrast normalised and training's range of that scaled to [0, 1], which does not depend on the
+    range of the pixels. The score is -||f(x) - c||^2.
     """
 
     representation_dim: int = setting(128, whole_number())
@@ -63,7 +64,7 @@ class DeepSVDD(DeepBaseline):
         if pretraining:
             autoencoder = _Autoencoder(encoder, decoder, normalise)
             self._fit_model(autoencoder, x, pretraining, 0, checkpoint, callbacks)
-        encoder.compile(jit_compile=use_xla())
+        encoder.jit_compile = use_xla()
         centre = predict(encoder, x, SCORING_BATCH, to_unit_range).mean(axis=0)
         self.network_ = _Distance(encoder, push_from_zero(centre))
         self._fit_model(self.network_, x, epochs, 1, checkpoint, callbacks)

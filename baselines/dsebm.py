@@ -29,7 +29,7 @@ class DSEBM(DeepBaseline):
         settings = self.settings_
         how = {"seed": settings.seed, "dtype": self.precision_}
         self.network_ = EnergyModel(x.shape[1:], settings.representation_dim, **how)
-        self.network_.compile(jit_compile=use_xla())
+        self.network_.jit_compile = use_xla()
         denoiser = Denoiser(self.network_, settings.noise, settings.seed)
         self._train(denoiser, x, checkpoint, callbacks)
 

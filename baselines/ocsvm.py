@@ -94,12 +94,13 @@ class _OneClassSVM(Detector):
         if n < len(x):
             rng = np.random.default_rng(self.settings_.seed)
             x = x[np.sort(rng.choice(len(x), n, replace=False))]
-        self._train_ = self._features(x)
-        self._distances_ = euclidean_distances(self._train_, squared=True)
+        self._train_features_ = self._features(x)
+        self._distances_ = euclidean_distances(self._train_features_, squared=True)
         self.gamma_default_ = self.settings_.gamma
         if self.gamma_default_ == "scale":
-            variance = self._train_.var()
-            self.gamma_default_ = 1 / (self._train_.shape[1] * variance) if variance > 0 else 1.0
+            variance = self._train_features_.var()
+            d = self._train_features_.shape[1]
+            self.gamma_default_ = 1 / (d * variance) if variance > 0 else 1.0
         self._default_ = self._solve(self.gamma_default_, [self.settings_.nu])
         self.record_["gamma_default"] = float(self.gamma_default_)
         self.seconds_["training"] = time.perf_counter() - start
@@ -167,7 +168,7 @@ class _OneClassSVM(Detector):
         chunks = []
         for start in range(0, len(x), SCORING_ROWS):
             features = self._features(x[start : start + SCORING_ROWS])
-            distances = euclidean_distances(features, self._train_, squared=True)
+            distances = euclidean_distances(features, self._train_features_, squared=True)
             nearest = distances.min(axis=1, keepdims=True)
             distances -= nearest
             columns = []

@@ -48,7 +48,7 @@ def odin(
                 f"perturbation of {perturbation}: load the weights into a float32 network"
             )
     perturbed = _PerturbedLogits(network, temperature, 2 * perturbation)
-    perturbed.compile(jit_compile=use_xla())
+    perturbed.jit_compile = use_xla()
     logits = predict(perturbed, check_images(x), SCORING_BATCH, to_unit_range)
     return log_maximum_softmax(logits, temperature)
 

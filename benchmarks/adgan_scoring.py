@@ -7,7 +7,6 @@ does not depend on how good the generator is, so it is not trained. One after an
 function of Keras's own layers and Adam. The first of two runs tells compilation apart.
 """
 
-import argparse
 import sys
 import time
 from pathlib import Path
@@ -19,6 +18,7 @@ from keras import ops
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from baselines.adgan import ADGAN, Reconstruction
+from benchmarks.options import plain_parser
 from models.encoders_decoders import convolutional_decoder
 from utils.backend import backend, input_gradient
 from utils.device import device_name, use_xla
@@ -77,9 +77,7 @@ def one_after_another(model: OnePair, x: np.ndarray, z: np.ndarray) -> np.ndarra
 
 def main() -> None:
     """The command at the head of this file."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = plain_parser(__doc__)
     parser.add_argument("--images", type=int, default=8, help="how many to score (default: 8)")
     parser.add_argument("--pairs", type=int, nargs="+", default=[8, 64], help="pairs at once")
     parser.add_argument("--side", type=int, default=32, help="of the images (default: 32)")

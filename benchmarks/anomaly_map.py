@@ -49,7 +49,7 @@ def gradient_map(detector, x, at_once=4):
 
 
 def score_of(detector):
-    """The detector's own score of images in [-1, 1], as a function of tensors; not "simplified"."""
+    """The detector's dirichlet or rotation score of images in [-1, 1], as a function of tensors."""
     maps = detector.transformer_.index_maps(*detector.image_shape_[:2])[detector.scored_indices_]
     turns = np.array([each.k for each in detector.transformer_.transformations])
 
@@ -85,6 +85,8 @@ def main():
     parser.add_argument("--images", type=int, default=200)
     options = parser.parse_args()
     detector = TransformationDetector.load(options.model)
+    if detector.settings_.score_name not in ("dirichlet", "rotation"):
+        parser.error(f"of the score {detector.settings_.score_name!r} no gradient is known here")
     detector.verbose = 0
     data, rng = load_dataset(options.dataset, options.data_dir), np.random.default_rng(0)
     normal = data.x_test[data.y_test == options.label][: options.images]

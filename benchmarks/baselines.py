@@ -17,7 +17,6 @@ if __name__ == "__main__":
 
     startup.start()  # which turns on oneDNN where TensorFlow leaves it off
 
-import argparse
 import math
 import time
 from collections.abc import Iterable
@@ -29,6 +28,7 @@ import tensorflow as tf
 from keras import layers
 
 from baselines import METHODS
+from benchmarks.options import plain_parser
 from benchmarks.timing import medians
 from benchmarks.training_step import matrix_product_rate, torch_side
 from utils.device import device_name, versions
@@ -39,9 +39,7 @@ SHAPE = (32, 32, 3)
 
 def main() -> None:
     """Print a table for each precision."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = plain_parser(__doc__)
     add = parser.add_argument
     add("--methods", default=",".join(NAMES), help="default: all deep baselines")
     add("--precisions", nargs="+", default=["float32"], help="default: float32")

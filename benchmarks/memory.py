@@ -8,20 +8,20 @@ holds more for going on longer. The last line is of many fits in one process, as
 settings makes them.
 """
 
-import argparse
 import gc
 import subprocess
 import sys
 
 import numpy as np
-import psutil
 
+from benchmarks.options import plain_parser
 from models.transformation_detector import TransformationDetector
-from transformations import SimpleTransformer, TransformationSet, Transformer
+from transformations import Rotations, SimpleTransformer, TransformationSet, Transformer
 from utils.device import PRECISIONS, device_name, peak_memory
+from utils.startup import proc_field
 
 SETS = {
-    4: TransformationSet([(False, 0, 0, k) for k in range(4)]),
+    4: Rotations(),
     8: SimpleTransformer(),
     72: Transformer(),
     200: TransformationSet(
@@ -38,9 +38,7 @@ SETS = {
 
 def main() -> None:
     """Print the peaks, for growing sets of transformations and of test images."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = plain_parser(__doc__)
     add = parser.add_argument
     add("--precision", choices=PRECISIONS, default="auto", help="default: auto")
     add("--measure", type=int, nargs=2, help="transformations and test images: that line alone")
@@ -66,7 +64,7 @@ def measure_fits(fits: int) -> None:
     for _ in range(fits):
         TransformationDetector("simple", widen_factor=1, epochs=0.2, verbose=0).fit(x)
         gc.collect()
-        held.append(psutil.Process().memory_info().rss / 2**20)
+        held.append(int(proc_field("VmRSS", "self/status").split()[0]) / 2**10)
     print(
         f"{fits} fits in one process: {', '.join(f'{each:.0f}' for each in held[:: fits // 10])} "
         f"MiB held on the way, {(held[-1] - held[0]) / (fits - 1):.1f} MiB more with each fit"

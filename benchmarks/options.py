@@ -6,11 +6,15 @@ from models.recipes import RECIPES
 from utils.datasets import DATASETS
 
 
+def plain_parser(description: str) -> argparse.ArgumentParser:
+    """A parser whose help has a description as it stands."""
+    form = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(description=description, formatter_class=form)
+
+
 def data_parser(description: str) -> argparse.ArgumentParser:
-    """A parser with --dataset and --data-dir."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """The same with --dataset and --data-dir."""
+    parser = plain_parser(description)
     add = parser.add_argument
     add("--dataset", choices=DATASETS, default="cifar10", help="default: cifar10")
     add("--data-dir", default="data", help="where data sets lie (default: data)")

@@ -40,8 +40,8 @@ def main() -> None:
     add("--set", metavar="NAME=VALUE", action="append", default=[], help="of the recipe, any")
     options = parser.parse_args()
 
-    recipe = RECIPES[options.recipe]
-    recipe |= dict(map(parse_setting, options.set))
+    recipe = RECIPES[options.recipe] | dict(map(parse_setting, options.set))
+    RECIPES[options.recipe] = recipe  # detect.py is to take it so
     data = load_dataset(options.dataset, options.data_dir)
     mine = data.x_train[data.y_train == options.label]
     chosen = np.random.default_rng(options.seed).permutation(len(mine))[: options.images]

@@ -7,12 +7,12 @@ after another. The detector transforms them, takes logarithms of the responses a
 scores. Sides take turns, and the medians for batches of several sizes are printed.
 """
 
-import argparse
 from unittest import mock
 
 import numpy as np
 import tensorflow as tf
 
+from benchmarks.options import plain_parser
 from benchmarks.timing import medians, seconds_of
 from models.transformation_detector import TransformationDetector
 from utils.device import PRECISIONS, device_name, use_xla
@@ -20,9 +20,7 @@ from utils.device import PRECISIONS, device_name, use_xla
 
 def main() -> None:
     """Print forward passes a second of every side, and the overhead."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = plain_parser(__doc__)
     add = parser.add_argument
     add("--images", type=int, default=96, help="to score in a turn (default: 96)")
     add("--batches", type=int, nargs="+", default=[72, 144, 576])

@@ -30,6 +30,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from benchmarks.options import plain_parser
 from benchmarks.timing import medians, seconds_of
 from models.responses import compile_trainer
 from models.transformation_detector import TransformationDetector
@@ -45,9 +46,7 @@ WARM_UP, STEPS = 2, 8
 
 def main() -> None:
     """Print a table for each precision."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = plain_parser(__doc__)
     add = parser.add_argument
     add("--precisions", nargs="+", default=["mixed_bfloat16", "float32"])
     add("--repeats", type=int, default=5, help="turns of each side (default: 5)")

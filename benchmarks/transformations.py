@@ -9,12 +9,11 @@ and that of the random views that `best` trains on, is of a training step of the
 as many images.
 """
 
-import argparse
-
 import numpy as np
 import tensorflow as tf
 from scipy.ndimage import affine_transform
 
+from benchmarks.options import plain_parser
 from benchmarks.timing import medians, seconds_of
 from benchmarks.training_step import fixed_batch_step
 from models.augmentation import random_views
@@ -25,9 +24,7 @@ from utils.device import PRECISIONS, device_name
 
 def main() -> None:
     """Print images/s of every side, the ratios, and the layer's share of a training step."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = plain_parser(__doc__)
     add = parser.add_argument
     add("--images", type=int, default=128, help="a batch (default: 128)")
     add("--repeats", type=int, default=20, help="default: 20")

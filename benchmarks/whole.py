@@ -9,11 +9,10 @@ and by mirror images. Prints the AUROC, in percent, of normal and as many odd on
 1,200, by recipe `fast` with widen_factor 1, a line a seed.
 """
 
-import argparse
-
 import numpy as np
 from PIL import Image
 
+from benchmarks.options import plain_parser
 from models.recipes import RECIPES
 from models.transformation_detector import TransformationDetector
 from utils.datasets import load_dataset
@@ -32,8 +31,7 @@ TRAINED = 1200
 
 def main() -> None:
     """The command at the head of this file."""
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    parser = plain_parser(__doc__)
     add = parser.add_argument
     add("--data-dir", default="data", help="where data sets lie (default: data)")
     add("--images", choices=IMAGES, default="digits", help="default: digits")

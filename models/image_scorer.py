@@ -17,6 +17,7 @@ from utils.folders import LISTED, Folder, read_folder
 from utils.images import (
     FULL_WHITE,
     REGIONS,
+    ImageError,
     boxes,
     printable,
     read_image,
@@ -111,7 +112,7 @@ class Scored:
         lines = [f"{'p-value':>9} {'anomaly score':>14}  {'':8} {'raw score':>12}"]
         for row in self.table[:LISTED].itertuples():
             mark = "anomaly" if row.is_anomaly else "normal"
-            numbers = f"{row.p_value:9.4f} {row.anomaly_score:14.2f}  {mark:8} {row.score:12.6g}"
+            numbers = f"{row.p_value:9.2g} {row.anomaly_score:14.2f}  {mark:8} {row.score:12.6g}"
             lines.append(f"{numbers}  {printable(row.path)}")
         return "\n".join(lines)
 
@@ -125,12 +126,16 @@ class Scored:
     def write_maps(self, target: Path, maps: dict[int, np.ndarray]) -> None:
         """Write images with their maps over them, at their own size, to a folder.
 
-        Their names start with their rank. Raises ImageError where one cannot be read again.
+        Their names start with their rank. One that cannot be read again is among the skipped.
         """
         how = self.scorer.how
         for rank, (i, each) in enumerate(maps.items(), 1):
             path = self.folder.paths[i]
-            image = read_image(path, None, **how)
+            try:
+                image = read_image(path, None, **how)
+            except ImageError as error:
+                self.folder.skipped.append((path, f"scored, but without a map: {error}"))
+                continue
             tiles = boxes(image.shape[1], image.shape[0], how["region"])
             picture = overlaid(image, each, tiles[self.shown[i] - self.folder.first[i]])
             stem = os.fsencode(path.stem)[:150].decode(errors="ignore")  # names have 255 bytes

@@ -17,7 +17,8 @@ import numpy as np
 from models.wide_residual_network import HIDDEN_UNITS
 from transformations import TransformationSet
 from utils.density import UnitDensity
-from utils.files import replacing
+from utils.device import PrecisionError, resolve_precision
+from utils.files import refusing, replacing
 from utils.settings import whole_number
 
 FORMAT = 3
@@ -61,16 +62,12 @@ def write_model(path: Path, detector) -> None:
 
 def read_model(path: Path, create, precision: str | None = None):
     """`TransformationDetector.load`; create: the class."""
-    with open(path, "rb") as file:
-        try:
-            with zipfile.ZipFile(file) as archive:
-                return _from_archive(archive, path, create, precision)
-        except MemoryError:
-            raise
-        except Exception as error:  # zip, JSON, HDF5, NumPy: whatever damage sets off
-            raise ValueError(
-                f"{path} is not a saved detector of this project: {str(error) or repr(error)}"
-            ) from error
+    what = f"{path} is not a saved detector of this project"
+    if precision is not None:
+        resolve_precision(precision)
+    refused = refusing(what, passing=(PrecisionError,))
+    with open(path, "rb") as file, refused, zipfile.ZipFile(file) as archive:
+        return _from_archive(archive, path, create, precision)
 
 
 def _from_archive(archive, path, create, precision):
@@ -83,8 +80,7 @@ def _from_archive(archive, path, create, precision):
     settings = {RENAMED.get(name, name): value for name, value in saved["settings"].items()}
     if not isinstance(settings["transformations"], str):
         settings["transformations"] = TransformationSet(settings["transformations"])
-    detector = create(**settings)
-    detector.precision = precision or detector.precision
+    detector = create(**settings | ({"precision": precision} if precision else {}))
     shape = [whole_number()("image_shape", n) for n in saved["image_shape"]]
     detector._begin(shape, saved["image_dtype"])
     _check_size(detector, archive.getinfo("model.weights.h5").file_size)
@@ -107,8 +103,8 @@ def _from_archive(archive, path, create, precision):
     detector.seconds_ = {part: float(value) for part, value in saved["seconds"].items()}
     detector.record_, detector.details_ = dict(saved["found"]), dict(saved["details"])
     if "calibration_scores" in saved:
-        detector.calibration_scores_ = np.sort(_finite(saved["calibration_scores"]).ravel())
-        detector.set_false_alarm_rate(saved["false_alarm_rate"])
+        scores = _finite(saved["calibration_scores"]).ravel()
+        detector.calibrate_by(scores, saved["false_alarm_rate"])
     return detector
 
 

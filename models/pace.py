@@ -8,6 +8,7 @@ import numpy as np
 from scipy.special import log_softmax
 
 from utils.optimizers import START, WARM_UP
+from utils.training import Checkpoint
 
 CHECK_STEPS, PAIRS = 50, 1024
 """Steps from one look at the held-out images to the next, and the (image, transformation) pairs
@@ -18,7 +19,7 @@ PATIENCE, LEAST_LOOKS, IMPROVEMENT = 0.3, 5, 0.01
 that bring training to its end."""
 
 COOL_DOWN = 0.3
-"""The share of the steps made that this end takes further."""
+"""The end takes this share of the steps that were made until then."""
 
 
 class Pace(keras.callbacks.Callback):
@@ -29,35 +30,47 @@ class Pace(keras.callbacks.Callback):
     the mean log y(T(x))_T of some of them, it falls to 0 from where it is within COOL_DOWN more of
     the steps made, and training ends. With minutes, the cycle is as long as they are.
 
-    A training that goes on from a checkpoint goes on with its rate and its minutes. Where the
-    held-out images also set the threshold, they have taken part in the choice of one number, when
-    training ends. steps: how many were made. history: (step, mean log-probability) of each
-    look. The model's expected_steps says how many steps there will be, as far as is known.
+    A training that goes on from a checkpoint goes on with its rate, its looks and its minutes.
+    Where the held-out images also set the threshold, they have taken part in the choice of one
+    number, when training ends. steps: how many were made. history: [step, mean log-probability] of
+    each look. cooled_from: the step at which the end began, or None.
     """
 
-    def __init__(self, detector, n: int, held_out: np.ndarray, minutes: float | None = None):
-        """n: how many images are trained on. held_out: (m, h, w, c), of the same kind."""
+    def __init__(self, held_out: np.ndarray, minutes: float | None = None):
+        """held_out: images (m, h, w, c), of the same kind as those trained on."""
         super().__init__()
-        self.detector, self.n, self.held_out = detector, n, held_out
-        self.batch_size = detector.batch_size
-        self.limit = math.inf if minutes is None else 60 * minutes
-        self.started = self.clock()
-        self.history, self.timed, self.steps = [], None, 0
-        self.cooled_from = self.total = None
+        self.held_out, self.minutes = held_out, minutes
+
+    def begin(self, detector, n: int, total_steps: int, checkpoint: Checkpoint) -> None:
+        """What the detector's `fit` says of a training on n images, before its first step."""
+        self.detector, self.n, self.checkpoint = detector, n, checkpoint
+        self.total, self.batch_size = total_steps, detector.batch_size
+        self.limit = math.inf if self.minutes is None else 60 * self.minutes
+        self.steps, self.started, self.timed, self.said = 0, None, None, False
+        rng, k = np.random.default_rng(0), detector.transformer_.n_transforms
+        self.pairs = rng.integers(0, len(self.held_out), PAIRS), rng.integers(0, k, PAIRS)
 
     def on_train_begin(self, logs=None):
-        if self.total is not None:  # a later epoch
-            return
-        detector, rng = self.detector, np.random.default_rng(0)
-        self.total = max(1, round(detector.training_samples(self.n) / self.batch_size))
-        k = detector.transformer_.n_transforms
-        self.started -= self.model.trained_seconds
-        self.pairs = rng.integers(0, len(self.held_out), PAIRS), rng.integers(0, k, PAIRS)
-        self.steps = int(self.model.optimizer.iterations)
-        if self.steps and self._paced and self.limit == math.inf:
-            remains = float(self.model.optimizer.learning_rate) / self._cycle(self.steps - 1)
-            if remains < 0.999:
-                self.cooled_from = (self.steps - 1) / (1 + COOL_DOWN * (1 - remains))
+        if self.started is None:  # not a later epoch; the checkpoint is read by now
+            self.started = self.clock() - self.checkpoint.seconds
+            self.steps = int(self.model.optimizer.iterations)
+
+    @property
+    def history(self):
+        return self.checkpoint.notes.setdefault("history", [])
+
+    @property
+    def cooled_from(self):
+        return self.checkpoint.notes.get("cooled_from")
+
+    def expected_steps(self) -> int:
+        """How many steps there will be, as far as is known."""
+        if not self._paced:
+            return self.total
+        expected = self.steps / min(1, self._done(self.steps)) if self.steps else self.total
+        if self.cooled_from is not None:
+            expected = min(expected, (1 + COOL_DOWN) * self.cooled_from)
+        return math.ceil(expected)
 
     def clock(self) -> float:
         """Seconds."""
@@ -78,10 +91,6 @@ class Pace(keras.callbacks.Callback):
             return
         if self.steps % CHECK_STEPS == 0 and self.cooled_from is None:
             self._look()
-        expected = self.steps / min(1, self._done(self.steps))
-        if self.cooled_from is not None:
-            expected = min(expected, (1 + COOL_DOWN) * self.cooled_from)
-        self.model.expected_steps = math.ceil(expected)
         self.model.stop_training = self._rate(self.steps) <= 0
 
     def _rate(self, step):
@@ -107,18 +116,18 @@ class Pace(keras.callbacks.Callback):
         images, t = self.pairs
         logits = self.model.predict_on_batch((self.held_out[images], t.astype(np.int32)))
         log_p = log_softmax(np.asarray(logits, np.float64), axis=-1)[np.arange(PAIRS), t]
-        self.history.append((self.steps, float(log_p.mean())))
+        self.history.append([self.steps, float(log_p.mean())])
         values = [value for _, value in self.history]
         n = max(LEAST_LOOKS, math.ceil(PATIENCE * len(values)))
         if len(values) > n and max(values[-n:]) < max(values[:-n]) + IMPROVEMENT:
-            self.cooled_from = self.steps
+            self.checkpoint.notes["cooled_from"] = self.steps
 
     def _estimate(self):
         """Says once, after ten seconds of steps, how long training takes at most."""
         now = self.clock()
         if self.timed is None:  # the first step compiles
             self.timed = self.steps, now
-        elif self.timed and now - self.timed[1] >= 10:
+        elif not self.said and now - self.timed[1] >= 10:
             speed = (self.steps - self.timed[0]) / (now - self.timed[1])
             passes = self.detector.scoring_passes(self.n, len(self.held_out))
             # what follows is in time, too
@@ -129,4 +138,4 @@ class Pace(keras.callbacks.Callback):
             about = f"about {minutes} minute{'s' * (minutes > 1)}"
             about += f" at {speed * self.batch_size:.0f} images/s{sooner * self._paced}"
             print(f"training takes {about}; --minutes M limits it", flush=True)
-            self.timed = ()
+            self.said = True

@@ -68,5 +68,5 @@ def create_responder(
     responder = keras.Model(
         images, {name: ops.reshape(each, (*shape, -1)) for name, each in outputs.items()}
     )
-    responder.compile(jit_compile=use_xla())
+    responder.jit_compile = use_xla()
     return responder

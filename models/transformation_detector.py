@@ -197,10 +197,13 @@ class TransformationDetector(Detector):
 
     def _train(self, x, checkpoint, callbacks):
         k, settings = self.transformer_.n_transforms, self.settings_
-        if settings.schedule == "paced" and not any(isinstance(each, Pace) for each in callbacks):
+        pace = next((each for each in callbacks if isinstance(each, Pace)), None)
+        if settings.schedule == "paced" and pace is None:
             raise ValueError("schedule 'paced' needs models.pace.Pace as a callback of fit")
         steps_per_epoch = math.ceil(len(x) * k / settings.batch_size)
         total_steps = max(1, round(self._epochs(len(x)) * steps_per_epoch))
+        if pace is not None:
+            pace.begin(self, len(x), total_steps, checkpoint)
         rate, schedule = settings.learning_rate, settings.schedule
         rate = one_cycle(rate, total_steps) if schedule == "one_cycle" else rate
         compile_trainer(self._trainer_, OPTIMIZERS[settings.optimizer](rate))
@@ -221,6 +224,7 @@ class TransformationDetector(Detector):
             checkpoint=checkpoint,
             learning_rate=settings.learning_rate,
             callbacks=callbacks,
+            expected_steps=pace and pace.expected_steps,
             verbose=self.verbose,
         )
         made = int(self._trainer_.optimizer.iterations) / total_steps  # a callback may end it early

@@ -78,14 +78,18 @@ class Classifier(Detector):
 
     def fit(self, x: np.ndarray, y: np.ndarray, **how) -> "Classifier":
         """`Detector.fit` with categories y (n,). ValueError where they do not fit the images."""
-        self._y = np.asarray(y)
-        if self._y.shape != np.shape(x)[:1] or not np.isin(y, range(self.n_categories)).all():
-            found = f"{self._y.dtype} of shape {self._y.shape}"
+        y = np.asarray(y)
+        if y.shape != np.shape(x)[:1] or not np.isin(y, range(self.n_categories)).all():
+            found = f"{y.dtype} of shape {y.shape}"
             raise ValueError(f"y is {found}, expected {len(x)} numbers under {self.n_categories}")
-        return super().fit(x, **how)
+        self._labels_of_fit = y.astype(np.int64)
+        try:
+            return super().fit(x, **how)
+        finally:
+            del self._labels_of_fit
 
     def _fingerprint(self, x):
-        return f"{super()._fingerprint(x)}, labels {zlib.crc32(self._y.astype(np.int64).tobytes())}"
+        return f"{super()._fingerprint(x)}, labels {zlib.crc32(self._labels_of_fit)}"
 
     def _transformations(self) -> TransformationSet:
         """Under which training shows images."""
@@ -105,7 +109,7 @@ class Classifier(Detector):
 
     def _labels(self, image, t):
         """What a batch of images, by number, under transformations t is to be taken for."""
-        return self._y[image]
+        return self._labels_of_fit[image]
 
     def _fit(self, x: np.ndarray, checkpoint: Checkpoint, callbacks: list) -> None:
         settings, self.transformer_ = self.settings_, self._transformations()
@@ -169,7 +173,7 @@ class TwoHeaded(Classifier):
         return {"categories": super()._heads(), "transformations": len(self.transformer_)}
 
     def _labels(self, image, t):
-        return {"categories": self._y[image], "transformations": t}
+        return {"categories": self._labels_of_fit[image], "transformations": t}
 
     def _scores(self, x):
         shape = max(1, scoring_batch() // len(self.transformer_)), *x.shape[1:]

@@ -77,7 +77,7 @@ def digits():
 def watched(step, checkpoint=None):
     """A callback that keeps a training's state after a step, and counts the steps.
 
-    checkpoint: it also keeps, beside it, what a kill at that time would leave of it.
+    checkpoint: it also keeps, beside it, what a kill in the next step would leave of it.
     """
     import keras
 
@@ -87,17 +87,21 @@ def watched(step, checkpoint=None):
         def on_train_begin(self, logs=None):
             self.keep()
 
-        def on_train_batch_end(self, batch, logs=None):
-            self.steps += 1
-            if self.keep() and checkpoint:
+        def on_train_batch_begin(self, batch, logs=None):
+            if self.is_there() and checkpoint:
                 shutil.copy(checkpoint, checkpoint.with_name("left.checkpoint.keras"))
 
+        def on_train_batch_end(self, batch, logs=None):
+            self.steps += 1
+            self.keep()
+
         def keep(self):
-            if int(self.model.optimizer.iterations) != step:
-                return False
-            variables = [*self.model.variables, *self.model.optimizer.variables]
-            self.state = [keras.ops.convert_to_numpy(each).copy() for each in variables]
-            return True
+            if self.is_there():
+                variables = [*self.model.variables, *self.model.optimizer.variables]
+                self.state = [keras.ops.convert_to_numpy(each).copy() for each in variables]
+
+        def is_there(self):
+            return int(self.model.optimizer.iterations) == step
 
     return Watched()
 

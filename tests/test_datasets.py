@@ -1,4 +1,5 @@
 import gzip
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -215,6 +216,9 @@ def test_cats_vs_dogs_from_folders_by_class(tmp_path, monkeypatch, inside):
     (folder / "Cat" / "0.jpg").unlink()
     with pytest.raises(ImageError, match=r"has 3 readable cat\.N\.jpg or Cat/N\.jpg files, exp"):
         build_cats_vs_dogs(folder, tmp_path)
+    shutil.copytree(folder, folder.with_name("PetImages (1)"))
+    with pytest.raises(ImageError, match=r"some numbers of \*/Cat/\*\.jpg twice"):
+        build_cats_vs_dogs(folder.parent, tmp_path)
 
 
 def test_the_output_is_tried_before_the_images_are_read(tmp_path):

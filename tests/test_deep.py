@@ -1,5 +1,7 @@
 """What the deep baselines share: trainings that were killed go on as the unbroken."""
 
+import pickle
+
 import keras
 import numpy as np
 import pytest
@@ -114,3 +116,15 @@ def test_convolutions_compute_in_bfloat16_and_nothing_else_does(create, eagerly,
         found = [each for each in model._flatten_layers() if isinstance(each, convolutions)]
         dtype = "float32" if i < half else "bfloat16"
         assert found and all(layer.compute_dtype == dtype for layer in found)
+
+
+@pytest.mark.parametrize("create", SETTINGS)
+def test_a_pickle_scores_alike(create):
+    x = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1), dtype=np.uint8)
+    how = {"epochs": 0.2, "precision": "float32", "verbose": 0, "seed": 3}
+    detector = create(**SETTINGS[create] | how).fit(x)
+    again = pickle.loads(pickle.dumps(detector))
+    np.testing.assert_allclose(again.score_samples(x), detector.score_samples(x), rtol=1e-6)
+    for of in (detector, again):
+        network = getattr(of, "network_", None)
+        assert network is None or network.jit_compile == detector.network_.jit_compile

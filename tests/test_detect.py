@@ -16,10 +16,11 @@ from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 
 import detect
+from models.image_scorer import ImageScorer
 from models.transformation_detector import TransformationDetector
 from utils import startup
 from utils.folders import arrivals, read_folder
-from utils.images import ImageError, read_image, read_squares, to_grey
+from utils.images import MAX_PIXELS, ImageError, read_image, read_squares, to_grey
 from utils.report import RED
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -388,6 +389,37 @@ def test_maps_lie_over_their_own_images_and_never_among_older_ones(work, tmp_pat
     capsys.readouterr()
     assert detect.main(command) == 2
     assert "holds maps already: empty it, or name another folder" in capsys.readouterr().err
+
+
+def test_an_image_that_is_gone_before_its_map_is_drawn_is_listed(work, tmp_path):
+    shutil.copytree(work / "mixed" / "fours", tmp_path / "new")
+    scorer = ImageScorer(work / "fours.keras", None, MAX_PIXELS, verbose=False)
+    scored = scorer.score(scorer.read([tmp_path / "new"]))
+    first, second = scored.folder.paths[scored.table.index[0]], scored.table.index[1]
+    first.unlink()
+    (tmp_path / "maps").mkdir()
+    scored.write_maps(tmp_path / "maps", scored.maps(2))
+    (written,) = (tmp_path / "maps").iterdir()
+    assert written.name == f"0002_{scored.folder.paths[second].stem}.png"
+    ((path, reason),) = scored.folder.skipped
+    assert path == first and reason.startswith("scored, but without a map: ")
+
+
+def test_a_model_without_a_mean_image_makes_no_maps(work, tmp_path, monkeypatch, capsys):
+    detector = TransformationDetector.load(work / "fours.keras")
+    del detector.details_["mean_image"]
+    detector.save(tmp_path / "old.keras")
+    command = ["score", str(work / "mixed"), "--model", str(tmp_path / "old.keras")]
+    assert detect.main([*command, "--maps", str(tmp_path / "maps")]) == 2
+    assert "this model is of an older version, and has no maps" in capsys.readouterr().err
+    assert not (tmp_path / "maps").exists()
+
+
+def test_a_part_of_many_images_is_from_all_over_them():
+    for n in (1, 999, 1000, 1001, 2500):
+        part = detect.evenly(np.arange(n), 1000)
+        assert len(part) <= 1000 and part[0] == 0 and part[-1] >= n - 1 - n // 1000
+        assert n > 1000 or len(part) == n
 
 
 @pytest.mark.parametrize("minutes", [[], ["--minutes", "4"]])

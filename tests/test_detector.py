@@ -303,6 +303,10 @@ def test_a_checkpoint_is_that_of_its_backend(x, tmp_path, monkeypatch):
     path = tmp_path / "run.checkpoint.keras"
     settings = {"transformations": "rotations", "widen_factor": 1, "samples": 128, "verbose": 0}
     TransformationDetector(**settings).fit(x, checkpoint=path)
+    with pytest.raises(ValueError, match="with other settings or images"):
+        TransformationDetector(**settings).fit(x[::-1], checkpoint=path)  # of the same mean
     monkeypatch.setattr("utils.detector.backend", lambda: "another")
     with pytest.raises(ValueError, match="with other settings or images"):
         TransformationDetector(**settings).fit(x, checkpoint=path)
+    with pytest.raises(ValueError, match="a checkpoint needs a number"):
+        TransformationDetector(**settings, seed=None).fit(x, checkpoint=path)

@@ -293,6 +293,16 @@ def test_options_that_a_method_has_no_use_for_do_not_reduce_it(tmp_path, capsys,
     assert not read_details(tmp_path / "digits" / "digits_brightness_0_0.npz")["reduced"]
 
 
+def test_results_to_stand_beside_are_there(tmp_path, capsys):
+    command = ["--results-dir", str(tmp_path), "--report", "--beside", str(tmp_path / "reslts")]
+    assert experiments.main(command) == 2
+    assert "reslts is no folder" in capsys.readouterr().err
+
+
+def test_a_class_that_is_named_twice_is_run_once():
+    assert experiments.chosen_classes("cat, 1,0", ["dog", "cat"]) == [1, 0]
+
+
 def test_a_runs_memory_is_its_own(tmp_path, brightness):
     if not reset_peak_memory():
         pytest.skip("this system cannot measure it")

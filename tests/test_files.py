@@ -1,3 +1,4 @@
+import errno
 import os
 import resource
 import signal
@@ -167,6 +168,27 @@ def test_an_error_without_a_message_is_named(tmp_path, monkeypatch):
     (tmp_path / "a.npz").touch()
     with pytest.raises(ValueError, match=r"\(EOFError\(\)\)"):
         read_npz(tmp_path / "a.npz")
+
+
+def test_what_the_disk_could_not_do_is_no_damage(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(files.np, "load", fail)
+    (tmp_path / "a.npz").touch()
+    with pytest.raises(OSError, match="Input/output error"):
+        read_npz(tmp_path / "a.npz")
+
+
+def test_a_lock_that_was_left_behind_is_anybodys(tmp_path):
+    before = os.umask(0o022)
+    try:
+        with pytest.raises(ValueError, match="stop"), files.claim(tmp_path / "a.npz"):
+            raise ValueError("stop")
+    finally:
+        os.umask(before)
+    if os.name == "posix":
+        assert (tmp_path / ".a.npz.lock").stat().st_mode & 0o666 == 0o666
 
 
 def test_a_missing_npz_is_the_systems_error(tmp_path):

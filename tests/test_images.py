@@ -1,14 +1,16 @@
 import io
 import os
 import re
+import shutil
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, TiffImagePlugin
+from PIL import Image, PngImagePlugin, TiffImagePlugin
 
 from utils import images
 from utils.folders import find_files, listed, read_folder
@@ -337,11 +339,58 @@ def test_the_package_that_reads_a_format_is_named(tmp_path, monkeypatch, name, p
 
 
 def test_heic_is_read_where_its_package_is(tmp_path):
+    """Also under another name, whichever is read first."""
     heif = pytest.importorskip("pillow_heif")
     image = heif.from_pillow(Image.new("RGB", (64, 64), (200, 40, 90)))
-    image.save(tmp_path / "a.heic", quality=90)
-    found = read_folder(tmp_path, 16, verbose=0).images[0].astype(int)
-    assert np.abs(found - [200, 40, 90]).max() <= 8
+    image.save(tmp_path / "b.heic", quality=90)
+    shutil.copy(tmp_path / "b.heic", tmp_path / "a.jpg")
+    found = read_folder(tmp_path, 16, verbose=0).images.astype(int)
+    assert len(found) == 2 and np.abs(found - [200, 40, 90]).max() <= 8
+
+
+def test_plugins_are_registered_whatever_is_read_first(monkeypatch):
+    asked = []
+    monkeypatch.setattr(images.importlib, "import_module", lambda name: asked.append(name))
+    monkeypatch.setattr(images.Image, "EXTENSION", {})
+    images._formats.cache_clear()
+    assert "EPS" not in images._formats() and "PNG" in images._formats()
+    images._formats.cache_clear()
+    assert set(asked) == {module for _, module in images.PLUGINS.values()}
+
+
+def test_a_tiff_whose_white_is_0_is_no_negative(tmp_path):
+    """Of 16 bits, as Pillow has it for 8."""
+    grey = PIXELS[..., 0].astype(int) * 257
+    data = bytearray(tiff((65535 - grey).astype(np.uint16)))
+    offset = struct.unpack("<I", data[4:8])[0]
+    for entry in range(struct.unpack("<H", data[offset : offset + 2])[0]):
+        place = offset + 2 + 12 * entry
+        if struct.unpack("<H", data[place : place + 2])[0] == 262:
+            data[place + 8 : place + 10] = struct.pack("<H", 0)
+    (tmp_path / "a.tif").write_bytes(data)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif", None)[..., 0], PIXELS[..., 0])
+
+
+def test_an_illegible_note_of_the_orientation_is_passed_over(tmp_path):
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Raw profile type exif", "\nexif\n       4\nno hexadecimal\n")
+    Image.fromarray(PIXELS).save(tmp_path / "a.png", pnginfo=info)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png", None), PIXELS)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a/" + "y" * 300 + ".png"])
+def test_a_listed_name_that_no_file_can_have_is_one_file_less(tmp_path, name):
+    Image.fromarray(PIXELS).save(tmp_path / "a.png")
+    folder = read_folder([tmp_path / name, tmp_path / "a.png"], 16, strict=False, verbose=0)
+    assert folder.paths == [tmp_path / "a.png"] and len(folder.skipped) == 1
+    with pytest.raises(ImageError, match="is no folder and no file"):
+        find_files(tmp_path / name)
+
+
+def test_a_list_from_a_closed_standard_input_is_an_error(monkeypatch):
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(ImageError, match="standard input is closed"):
+        listed(Path("-"))
 
 
 def test_no_image_is_an_error(tmp_path):

@@ -1,3 +1,4 @@
+import math
 from unittest import mock
 
 import numpy as np
@@ -45,14 +46,14 @@ class Watched(Pace):
     def on_train_batch_end(self, batch, logs=None):
         self.now += self.step_seconds
         super().on_train_batch_end(batch, logs)
-        self.expected.append(getattr(self.model, "expected_steps", None))
+        self.expected.append(self.expected_steps())
 
 
-def trained(fours, samples, **more):
+def trained(fours, samples, n=100, pace=None, **more):
     checkpoint = more.pop("checkpoint", None)
     detector = TransformationDetector(**SMALL, samples=samples)
-    pace = Watched(detector, 100, fours[100:], **more)
-    detector.fit(fours[:100], callbacks=[pace], checkpoint=checkpoint)
+    pace = pace or Watched(fours[100:], **more)
+    detector.fit(fours[:n], callbacks=[pace], checkpoint=checkpoint)
     return detector, pace
 
 
@@ -70,6 +71,21 @@ def test_while_the_images_are_recognised_better_the_cycle_is_whole(fours, monkey
     np.testing.assert_allclose(pace.rates, one_cycle(400), rtol=1e-5)
     assert pace.steps == 400 and detector.details_["epochs"] == 8.0
     assert [step for step, _ in pace.history] == list(range(50, 401, 50))
+
+
+@pytest.mark.parametrize("n", [3, 99])
+def test_the_cycle_is_as_long_as_the_training(fours, n):
+    """Also where the last batch of an epoch is not full: then steps are not samples / 16."""
+    _, pace = trained(fours, 16 * 40, n=n)
+    steps = round(16 * 40 / (n * 8) * math.ceil(n * 8 / 16))
+    assert (pace.steps, pace.rates[-1]) == (steps, pytest.approx(one_cycle(steps)[-1], rel=1e-5))
+
+
+def test_a_pace_serves_again(fours):
+    _, pace = trained(fours, 16 * 60)
+    first = pace.rates.copy()
+    _, pace = trained(fours, 16 * 60, pace=pace)
+    assert pace.rates == first * 2 and pace.steps == 60
 
 
 def test_training_ends_with_the_rate_at_0_where_they_no_longer_are(fours, monkeypatch):
@@ -130,8 +146,22 @@ def test_a_training_that_goes_on_cools_down_as_if_it_had_not_stopped(fours, monk
     assert unbroken.cooled_from < 350 < unbroken.steps
     stopped_at(350, monkeypatch, fours, 16 * 4000, checkpoint=path)
     _, resumed = trained(fours, 16 * 4000, checkpoint=path)
-    assert resumed.cooled_from == pytest.approx(unbroken.cooled_from, rel=1e-3)
-    assert resumed.steps == pytest.approx(unbroken.steps, abs=1)
+    assert resumed.cooled_from == unbroken.cooled_from and resumed.history == unbroken.history
+    assert resumed.steps == unbroken.steps and resumed.rates == unbroken.rates[350:]
+    # stopped while it scored: there is nothing more to train
+    finished, again = trained(fours, 16 * 4000, checkpoint=path)
+    assert again.rates == []
+    assert finished.record_["training_samples"] == 16 * unbroken.steps
+
+
+def test_within_minutes_too(fours, monkeypatch, tmp_path):
+    monkeypatch.setattr("utils.training.LEAST_STEPS", 50)
+    monkeypatch.setattr("models.pace.log_softmax", lambda z, axis: np.zeros(z.shape))
+    how = {"minutes": 1000, "checkpoint": tmp_path / "a.checkpoint.keras"}
+    stopped_at(350, monkeypatch, fours, 16 * 4000, **how)
+    _, resumed = trained(fours, 16 * 4000, **how)
+    assert resumed.cooled_from == 300 and resumed.steps == 390
+    assert np.diff(resumed.rates).max() < 0
 
 
 @pytest.mark.parametrize("augmentation", ["none", "views"])
@@ -159,7 +189,7 @@ def test_minutes_end_it_in_time_and_the_length_is_said(fours, capsys):
 
 def test_another_schedule_is_left_alone(fours, capsys):
     detector = TransformationDetector(**SMALL | {"schedule": "one_cycle"}, samples=16 * 120)
-    pace = Watched(detector, 100, fours[100:], step_seconds=1.0)
+    pace = Watched(fours[100:], step_seconds=1.0)
     detector.fit(fours[:100], callbacks=[pace])
     assert pace.steps == 120 and not pace.history
     (said,) = capsys.readouterr().out.splitlines()

@@ -1,6 +1,5 @@
 import contextlib
 import io
-from types import SimpleNamespace
 
 from utils import progress, training
 
@@ -18,8 +17,9 @@ class Terminal(io.StringIO):
 
 
 def train(steps, epochs, done=0, expected=None, **more):
-    bar = training.TrainingProgress("training", done + steps * epochs, done, **more)
-    bar.set_model(SimpleNamespace(**{"expected_steps": expected} if expected else {}))
+    steps_left = expected and (lambda: expected)
+    total = done + steps * epochs
+    bar = training.TrainingProgress("training", total, done, expected_steps=steps_left, **more)
     for epoch in range(epochs):
         for step in range(steps):
             bar.on_train_batch_end(step, {"loss": 1 / (step + 1)})

@@ -445,6 +445,8 @@ def test_files_that_are_no_detector_are_refused(detector, tmp_path):
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match="is not a saved detector"):
         TransformationDetector.load(path)
+    with pytest.raises(ValueError, match=r"^precision 'half' is not one of auto, float32"):
+        TransformationDetector.load(path, precision="half")
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("detector.json", json.dumps({"format": 99}))
     with pytest.raises(ValueError, match="format 99"):

@@ -59,6 +59,11 @@ def _numbered_files(folder: Path, name: str) -> list[Path]:
     for pattern in (*patterns, *(f"*/{pattern}" for pattern in patterns)):
         found = {file: file.stem.removeprefix(f"{name}.") for file in folder.glob(pattern)}
         numbered = {file: int(text) for file, text in found.items() if text.isdecimal()}
+        if len(set(numbered.values())) < len(numbered):
+            raise ImageError(
+                f"{printable(folder)} has some numbers of {pattern} twice, as two copies of the "
+                "data set would: name the folder of one of them"
+            )
         if numbered:
             return sorted(numbered, key=numbered.get)
     return []

@@ -5,6 +5,7 @@ import codecs
 import contextlib
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,8 +17,9 @@ def run_command(function: Callable[..., int | None], *arguments, stopped: str = 
     """Call a command's function; returns the exit status, and says on stderr what went wrong.
 
     The status is the function's, 0 for None; 2 after "error: ..." for an OSError or a ValueError,
-    which the project's own are; 130 after `stopped` for Ctrl-C; 141 where nobody reads what is
-    written. What the encoding of a stream lacks is written to it escaped.
+    which the project's own are, and after the traceback of any other; 130 after `stopped` for
+    Ctrl-C; 141 where nobody reads what is written. What the encoding of a stream lacks is written
+    to it escaped.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
@@ -35,6 +37,8 @@ def run_command(function: Callable[..., int | None], *arguments, stopped: str = 
         status = _say(f"error: {str(error) or repr(error)}", 2)
     except KeyboardInterrupt:
         status = _say(f"\n{stopped}", 130)
+    except Exception:  # Python's own status would be 1, which commands have another use for
+        status = _say(traceback.format_exc(), 2)
     try:
         sys.stdout.flush()
     except OSError:  # Python would try again, and complain, as it ends

@@ -5,6 +5,7 @@ import json
 import os
 import time
 import warnings
+import zlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -35,7 +36,7 @@ class Detector(OutlierMixin, BaseEstimator, ABC):
     scikit-learn's). The same seed gives the same initial weights and the same order of images; None
     draws one, which settings_ has. verbose: 0 shows no progress.
 
-    max_test: experiments score a random so many of the test images, None all. NOT_OF_TRAINING:
+    max_test: experiments score a random subset of so many test images, None all. NOT_OF_TRAINING:
     settings that a training does not depend on.
 
     After `fit`: image_shape_, image_dtype_, settings_ (the hyperparameters as plain values),
@@ -67,12 +68,14 @@ class Detector(OutlierMixin, BaseEstimator, ABC):
 
         checkpoint: a file that holds the training's state, written anew every checkpoint_seconds
         and after each epoch; where it exists, training goes on from there, on the batches that it
-        would have seen. It is left for the caller to remove. callbacks: see the training's steps.
+        would have seen. It is left for the caller to remove. callbacks: of Keras, for the training.
 
         Raises ValueError for images or settings that make no sense, before any work, for the
         checkpoint of other settings or images, and where training diverges.
         """
         x = check_images(x)
+        if checkpoint is not None and self.seed is None:
+            raise ValueError("seed=None draws another seed each time: a checkpoint needs a number")
         if x.dtype != np.uint8 and x.min() >= 0 < x.max():
             warnings.warn(
                 f"all pixels lie in {x.min():.3g} to {x.max():.3g}, half of the range [-1, 1] that "
@@ -128,7 +131,11 @@ class Detector(OutlierMixin, BaseEstimator, ABC):
         (19 for 0.05), and NotFittedError before `fit`.
         """
         choose_threshold(np.zeros(len(x)), false_alarm_rate)  # before the scoring, which is long
-        self.calibration_scores_ = np.sort(self.score_samples(x))
+        return self.calibrate_by(self.score_samples(x), false_alarm_rate)
+
+    def calibrate_by(self, scores: np.ndarray, false_alarm_rate: float) -> "Detector":
+        """The same by the scores (n,) of such images."""
+        self.calibration_scores_ = np.sort(scores)
         return self.set_false_alarm_rate(false_alarm_rate)
 
     def set_false_alarm_rate(self, false_alarm_rate: float) -> "Detector":
@@ -202,7 +209,8 @@ class Detector(OutlierMixin, BaseEstimator, ABC):
         """What a checkpoint must share with the run that goes on from it."""
         settings = self.get_settings() | {"precision": self.precision_, "backend": backend()}
         settings = {k: v for k, v in settings.items() if k not in self.NOT_OF_TRAINING}
-        return json.dumps(settings | {"images": x.shape, "mean": float(x.mean())}, sort_keys=True)
+        images = {"images": x.shape, "crc32": zlib.crc32(np.ascontiguousarray(x))}
+        return json.dumps(settings | images, sort_keys=True)
 
     def _unfit(self):
         """Forgets what was learnt: the attributes that end in an underscore."""

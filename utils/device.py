@@ -12,22 +12,26 @@ from utils.startup import proc_field
 PRECISIONS = ("auto", "float32", "mixed_bfloat16")
 
 
+class PrecisionError(ValueError):
+    """A precision that is none, or that this machine is not to compute in."""
+
+
 def resolve_precision(precision: str) -> str:
     """The dtype policy for `precision`: "auto" takes bfloat16 only where that is faster.
 
     On NVIDIA GPUs since Ampere, "float32" leaves the libraries' TF32 as it is.
 
-    Raises ValueError for a name not in PRECISIONS, and for bfloat16 where the environment rules out
-    the instructions that it takes.
+    Raises PrecisionError for a name not in PRECISIONS, and for bfloat16 where the environment rules
+    out the instructions that it takes.
     """
     if precision not in PRECISIONS:
-        raise ValueError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
+        raise PrecisionError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
     if precision == "auto":
         return "mixed_bfloat16" if _computes_bfloat16() else "float32"
     isa = _max_isa()
     too_old = isa == "AVX" or isa.startswith(("SSE", "AVX2"))
     if precision == "mixed_bfloat16" and too_old and _gpu() is None:
-        raise ValueError(  # oneDNN would abort the process
+        raise PrecisionError(  # oneDNN would abort the process
             f"precision 'mixed_bfloat16' needs AVX-512, which ONEDNN_MAX_CPU_ISA={isa} in the "
             "environment forbids: unset it, or choose float32"
         )

@@ -1,6 +1,7 @@
 """Files written whole or not at all, by one command at a time; .npz files read or refused."""
 
 import contextlib
+import errno
 import os
 import secrets
 import tempfile
@@ -72,16 +73,26 @@ def read_npz(
     Raises OSError where there is no such file or it cannot be opened, and ValueError, with the
     path, where it is cut, damaged or something else.
     """
-    with open(path, "rb") as file:
-        try:
-            with np.load(file, allow_pickle=False) as archive:
-                return {name: archive[name] for name in archive if names is None or name in names}
-        except MemoryError:
+    refused = refusing(f"{printable(path)} is damaged or no NumPy archive")
+    with open(path, "rb") as file, refused, np.load(file, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive if names is None or name in names}
+
+
+@contextlib.contextmanager
+def refusing(what: str, remedy: str = "", passing: tuple[type, ...] = ()) -> Iterator[None]:
+    """Within it, whatever damage of a file sets off (zip, zlib, JSON, HDF5) is a ValueError.
+
+    What the system could not do is no damage: OSError with a number passes, but for a damaged
+    file's seek to a place that cannot be, and so do MemoryError, ImportError and those of passing.
+    """
+    try:
+        yield
+    except (MemoryError, ImportError, *passing):
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
-        except Exception as error:  # zip, zlib, NumPy's headers: whatever damage sets off
-            raise ValueError(
-                f"{printable(path)} is damaged or no NumPy archive ({str(error) or repr(error)})"
-            ) from error
+        raise ValueError(f"{what} ({str(error) or repr(error)}){remedy}") from error
 
 
 class ClaimedError(OSError):
@@ -96,7 +107,8 @@ def claim(path: str | os.PathLike) -> Iterator[None]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
+    # a lock that another user left behind is there to be taken
+    lock = filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=0, mode=0o666)
     try:
         held = lock.acquire()
     except filelock.Timeout as error:

@@ -123,6 +123,8 @@ def report_skipped(folder: Folder) -> None:
 
 def listed(file: Path) -> list[str]:
     """The paths that a file lists, one a line; - is standard input."""
+    if str(file) == "-" and sys.stdin is None:
+        raise ImageError("standard input is closed: no list can come from there")
     content = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # PowerShell's
         content = content.decode("utf-16").encode()
@@ -144,9 +146,9 @@ def find_files(
     """
     found, skipped, seen = [], [], {}
     for source in map(Path, sources):
-        if source.is_dir():
+        if os.path.isdir(source):  # Path's own raises for a name that is too long
             _walk(source, found, skipped, seen)
-        elif strict and not source.exists():
+        elif strict and not os.path.exists(source):
             raise ImageError(f"{printable(source)} is no folder and no file; give what is there")
         else:
             found.append(source)
@@ -202,7 +204,7 @@ def arrivals(folder: Path, wait: Callable[[float], None] = time.sleep) -> Iterat
     """
     before, done = {}, {}
     while True:
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             raise ImageError(f"{printable(folder)} is no folder, so that nothing can arrive in it")
         now = {}
         for path in find_files(folder)[0]:

@@ -41,7 +41,7 @@ LOWER_BYTES = {
 }
 """Of 16-bit colours, Pillow decodes the upper bytes; the lower ones where told the other order."""
 
-BITS_PER_SAMPLE, SMAX_SAMPLE_VALUE = 258, 341
+BITS_PER_SAMPLE, PHOTOMETRIC, SMAX_SAMPLE_VALUE = 258, 262, 341
 """TIFF's tags."""
 
 
@@ -55,8 +55,9 @@ def read_image(
     """One of the squares of an image file as (side, side, 3) bytes, see `read_squares`.
 
     white: of grey or RGB integers of more than 8 bits, the value that becomes 255, as those above
-    it do. None takes what the file says: the maximum of a PGM, a PNG's significant bits, a TIFF's
-    bits or highest sample; or else the smallest 2^b - 1 that no pixel exceeds. Of 16-bit colours
+    it do. None takes what the file says: the maximum of a PGM but for 65535, which is any's, a
+    PNG's significant bits, a TIFF's bits or highest sample; or else the smallest 2^b - 1 that no
+    pixel exceeds. Of 16-bit colours
     with transparency, or in CMYK, the upper 8 bits are taken. Raises as `read_squares`.
     """
     squares, _ = read_squares(path, side, **how)
@@ -108,7 +109,7 @@ def read_squares(
                 size = opened.size
                 if side is None or not opened.draft(None, (4 * side, 4 * side)):
                     size = None  # but a large JPEG is decoded at a fraction
-                image = _to_rgb(ImageOps.exif_transpose(opened))
+                image = _to_rgb(_upright(opened))
                 if size and image.size != opened.size:  # turned upright
                     size = size[::-1]
                 return _cut(image, side, region, enlarge, size)
@@ -197,19 +198,19 @@ def _cut(image, side, region, enlarge, size=None):
 @contextlib.contextmanager
 def _opened(path):
     # by a path, Pillow maps the pixels of an uncompressed file, those of a turned one wrongly
-    formats = _formats(Path(path).suffix.lower())
-    with open(path, "rb") as file, Image.open(file, formats=formats) as opened:
+    with open(path, "rb") as file, Image.open(file, formats=_formats()) as opened:
         yield opened
 
 
 @functools.cache
-def _formats(suffix):
-    """The formats to try, those of the plugin for files of that suffix included."""
+def _formats():
+    """The formats to try, those of the installed plugins included, whatever a file's suffix."""
     Image.init()
-    if suffix in PLUGINS and suffix not in Image.EXTENSION:
-        with contextlib.suppress(ImportError):  # then `_reason` names the package
-            plugin = importlib.import_module(PLUGINS[suffix][1])
-            getattr(plugin, "register_heif_opener", lambda: None)()  # others do so by themselves
+    for suffix, (_, module) in PLUGINS.items():
+        if suffix not in Image.EXTENSION:
+            with contextlib.suppress(ImportError):  # then `_reason` names the package
+                plugin = importlib.import_module(module)
+                getattr(plugin, "register_heif_opener", lambda: None)()  # others do so themselves
     # but PostScript, which is a program that Pillow would hand to Ghostscript to run
     return [name for name in Image.ID if name != "EPS"]
 
@@ -238,19 +239,30 @@ def _deep_pixels(opened, path):
     if opened.mode == "F":
         raise ImageError("floating-point pixels have no known range; save it with 8 or 16 bits")
     if opened.mode.startswith("I"):
-        pixels = np.asarray(ImageOps.exif_transpose(opened))[..., None]
+        pixels = np.asarray(_upright(opened))[..., None]
         if pixels.min() < 0:
             raise ImageError("pixels below 0 have no known range; save it with 8 or 16 bits")
+        if opened.format == "TIFF" and opened.tag_v2.get(PHOTOMETRIC) == 0:  # whose white is 0
+            pixels = (1 << max(opened.tag_v2[BITS_PER_SAMPLE])) - 1 - pixels.astype(np.int64)
         if codec.startswith("ppm"):  # which Pillow has stretched to 16 bits
             return np.rint(pixels * (arguments[-1] / FULL_WHITE)).astype(np.int32), arguments[-1]
     elif raw_mode in LOWER_BYTES:
         with _opened(path) as again:
             again.tile = [_with_raw_mode(tile, LOWER_BYTES[raw_mode]) for tile in again.tile]
-            low, high = (np.asarray(ImageOps.exif_transpose(each)) for each in (again, opened))
+            low, high = (np.asarray(_upright(each)) for each in (again, opened))
         pixels = high.astype(np.uint16) << 8 | low
     else:
         return None, 0
     return pixels, _stated_white(opened, path, pixels)
+
+
+def _upright(image):
+    """The image turned as its camera was held, as far as it says so legibly."""
+    try:
+        image.getexif()
+    except Exception:  # Pillow's readers of damaged notes raise nearly anything
+        return image  # whose pixels, where they are damaged too, fail when they are read
+    return ImageOps.exif_transpose(image)
 
 
 def _with_raw_mode(tile, raw_mode):

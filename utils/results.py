@@ -23,7 +23,8 @@ MADE_WITH = ("folder", "backend", "precision")
 """What keeps runs of the same recipe in rows of their own."""
 
 NEEDED = ("backend", "precision", "recipe", "seconds", "seed", "settings")
-"""What the details of every run's file say."""
+ONE_CLASS = ("method", "class_index", "run", "reduced")
+"""What the details of every run's file say, and those of a run of one class too."""
 
 
 class ResultError(ValueError):
@@ -101,10 +102,10 @@ def read_run(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray], dict]:
         raise _no_result(path, error) from error
 
 
-def read_details(path: Path) -> dict:
-    """How a run was made, and its metrics. Raises ResultError as `read_run`, and without NEEDED."""
+def read_details(path: Path, needed: Sequence[str] = NEEDED) -> dict:
+    """How a run was made, and its metrics. Raises ResultError as `read_run`, and without needed."""
     details = read_run(path)[2]
-    if lacking := [name for name in NEEDED if name not in details]:
+    if lacking := [name for name in needed if name not in details]:
         raise _no_result(path, f"it does not say {', '.join(lacking)}")
     return details
 
@@ -132,7 +133,7 @@ def read_runs(results_dirs: Iterable[str | Path], dataset: str) -> pd.DataFrame:
     rows = []
     for folder in results_dirs:
         for path in files_named(Path(folder, dataset), rf"{dataset}_\w+_\d+_\d+"):
-            details = read_details(path)
+            details = read_details(path, NEEDED + ONE_CLASS)
             made = details.get("found", {}) | details
             made |= {"folder": Path(folder).as_posix(), "path": path}
             made |= {f"{part}_seconds": s for part, s in details["seconds"].items()}
@@ -236,10 +237,10 @@ def plot_roc(runs: pd.DataFrame, dataset: str, path: Path) -> None:
             panel.plot(false, true, linewidth=1.2, label=f"{label}: {100 * run['auroc']:.1f}")
         panel.plot([0, 1], [0, 1], color="0.7", linewidth=0.8, linestyle=":")
         panel.set_title(LAYOUTS[dataset].class_names[class_index], fontsize=10)
-        legend = panel.legend(fontsize=6, loc="lower right", frameon=False)
+        legend = panel.legend(fontsize=6, loc="lower right", framealpha=0.8, edgecolor="none")
         legend.set_in_layout(False)  # a long name is to leave room for the curves
         panel.set_aspect("equal")
     figure.supxlabel("anomalies taken for normal")
     figure.supylabel("normal images recognised")
-    figure.suptitle(f"{dataset}: ROC curves, AUROC in %")
+    figure.suptitle(f"{dataset}: ROC curves of the first runs, AUROC in %")
     figure.savefig(path, dpi=130)

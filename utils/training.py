@@ -14,7 +14,7 @@ import numpy as np
 from keras import ops
 
 from utils.batches import batches
-from utils.files import replacing
+from utils.files import refusing, replacing
 from utils.progress import Lines, progress
 
 LEAST_STEPS = 200
@@ -31,6 +31,7 @@ def fit_steps(
     learning_rate: float,
     description: str = "training",
     callbacks: list[keras.callbacks.Callback] = (),
+    expected_steps: Callable[[], int] | None = None,
     phase: int = 0,
     verbose: int = 1,
 ) -> None:
@@ -39,7 +40,7 @@ def fit_steps(
     batches_of: from an epoch, 0, 1, ..., to its batches, a function from 0..steps_per_epoch - 1 to
     what a step takes (`utils.batches.batches`). Keras and callbacks see as one epoch as many whole
     ones as make LEAST_STEPS; the last is cut where the steps end, or where a callback sets the
-    model's stop_training. The model's trained_seconds are those that the checkpoint tells of.
+    model's stop_training; expected_steps says how many there will be by then, for the progress.
     phase: how many other trainings of the same fit, with the same checkpoint, come before; where it
     is the checkpoint of a later one, nothing is done.
 
@@ -51,8 +52,7 @@ def fit_steps(
     if done is None:
         return
     checkpoint.check_finite(model, done, learning_rate)
-    model.trained_seconds = checkpoint.seconds
-    bar = TrainingProgress(description, total_steps, done, verbose)
+    bar = TrainingProgress(description, total_steps, done, verbose, expected_steps)
     batches_of = functools.lru_cache(maxsize=1)(batches_of)
 
     def batch(step):
@@ -60,7 +60,7 @@ def fit_steps(
         return batches_of(epoch)(index)
 
     steps_per_fit = math.ceil(LEAST_STEPS / steps_per_epoch) * steps_per_epoch
-    while done < total_steps:
+    while done < total_steps and not checkpoint.notes.get("ended"):
         number = done // steps_per_fit
         end = min((number + 1) * steps_per_fit, total_steps)
         model.fit(
@@ -69,12 +69,11 @@ def fit_steps(
             epochs=number + 1,
             shuffle=False,
             verbose=0,
-            callbacks=[checkpoint, bar, *callbacks],
+            callbacks=[*callbacks, checkpoint, bar],  # a checkpoint has what callbacks noted
         )
         done = int(model.optimizer.iterations)
         checkpoint.check_finite(model, done, learning_rate)
-        if model.stop_training:
-            break
+        checkpoint.notes["ended"] = model.stop_training
     bar.close()
     checkpoint.save(model)
 
@@ -90,7 +89,8 @@ class Checkpoint(keras.callbacks.Callback):
     The optimiser's step count is the position in the shuffle. The states of random generators, of
     noise and dropout, are there too, which Keras itself leaves out. The file is replaced, never
     rewritten, so it is whole whenever the process dies. It is written after each epoch and, within
-    one, every so many seconds. fingerprint: text that must be equal for training to go on.
+    one, every so many seconds. fingerprint: text that must be equal for training to go on. notes:
+    what a callback is to find again, as JSON has it.
     """
 
     def __init__(self, path: str | os.PathLike | None, every: float, fingerprint: str):
@@ -102,6 +102,7 @@ class Checkpoint(keras.callbacks.Callback):
         self.fingerprint = fingerprint
         self.seconds = 0.0
         self.phase = 0
+        self.notes = {}
         self._started = self._saved = time.perf_counter()
 
     def restore(self, model, phase: int = 0) -> int | None:
@@ -111,17 +112,14 @@ class Checkpoint(keras.callbacks.Callback):
 
         Raises ValueError for the file of another training, and for a damaged one.
         """
-        self.phase = phase
+        self.phase, self.notes = phase, {}
         if self.path is None or not self.path.exists():
             return 0
-        try:
+        damaged = f"{self.path} is damaged", "; delete it to start again"
+        with refusing(*damaged):
             with zipfile.ZipFile(self.path) as archive:
                 state = json.loads(archive.read("training.json"))
             fingerprint, seconds = state["fingerprint"], float(state["seconds"])
-        except (MemoryError, PermissionError):
-            raise
-        except Exception as error:  # zip, zlib, JSON: whatever damage sets off
-            raise self._damaged(error) from error
         if fingerprint != self.fingerprint:
             raise ValueError(
                 f"{self.path} is the checkpoint of a training with other settings or images: "
@@ -131,15 +129,12 @@ class Checkpoint(keras.callbacks.Callback):
         self._started = time.perf_counter()
         if (found := state.get("phase", 0)) != phase:
             return 0 if found < phase else None
-        try:
+        with refusing(*damaged):
             model.load_weights(self.path)
             states = state.get("random", [])
             for variable, value in zip(_random_states(model), states, strict=False):
                 variable.assign(value)
-        except MemoryError:
-            raise
-        except Exception as error:  # HDF5, Keras, NumPy
-            raise self._damaged(error) from error
+            self.notes = dict(state.get("notes", {}))
         return int(model.optimizer.iterations)
 
     def check_finite(self, model: keras.Model, steps: int, learning_rate: float) -> None:
@@ -149,10 +144,6 @@ class Checkpoint(keras.callbacks.Callback):
                 if self.path is not None:
                     self.path.unlink(missing_ok=True)
                 raise diverged(f"{variable.path} is not finite after {steps} steps", learning_rate)
-
-    def _damaged(self, error):
-        reason = str(error) or repr(error)
-        return ValueError(f"{self.path} is damaged ({reason}); delete it to start again")
 
     def on_train_batch_end(self, batch, logs=None):
         if self.path is not None and time.perf_counter() - self._saved >= self.every:
@@ -172,6 +163,7 @@ class Checkpoint(keras.callbacks.Callback):
             "fingerprint": self.fingerprint,
             "seconds": self.seconds,
             "phase": self.phase,
+            "notes": self.notes,
             "random": [ops.convert_to_numpy(each).tolist() for each in _random_states(model)],
         }
         with replacing(self.path) as partial:
@@ -188,12 +180,20 @@ def _random_states(model):
 class TrainingProgress(keras.callbacks.Callback):
     """`progress` over all steps of a training, with the mean of loss and metrics beside it.
 
-    done: the steps that were made before. A log has a line an epoch too. Another callback may say
-    by the model's expected_steps that they are fewer.
+    done: the steps that were made before. A log has a line an epoch too. expected_steps says,
+    where it is given, how many steps there will be.
     """
 
-    def __init__(self, description: str, steps: int, done: int = 0, verbose: int = 1):
+    def __init__(
+        self,
+        description: str,
+        steps: int,
+        done: int = 0,
+        verbose: int = 1,
+        expected_steps: Callable[[], int] | None = None,
+    ):
         super().__init__()
+        self.expected_steps = expected_steps
         self.bar = progress(
             None, description, unit="step", verbose=verbose, total=steps, initial=done
         )
@@ -213,10 +213,11 @@ class TrainingProgress(keras.callbacks.Callback):
             self.bar.refresh()
 
     def _show(self, logs):
-        self.bar.total = getattr(self.model, "expected_steps", self.bar.total)
+        if self.expected_steps is not None:
+            self.bar.total = self.expected_steps()
         values = {name: f"{float(v):.4g}" for name, v in (logs or {}).items()}
         self.bar.set_postfix(values, refresh=False)
 
     def close(self) -> None:
-        """Ends the bar, at the end of all trainings that it is for."""
+        """Ends the bar."""
         self.bar.close()
