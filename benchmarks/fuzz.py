@@ -97,7 +97,7 @@ def _pixels(rng, mode):
         scale = {"I;16": 257, "I": 9999, "F": 0.01}[mode] * int(rng.integers(-1, 2) or 1)
         deep = noise[..., 0].astype(np.float64) * (abs(scale) if mode == "I;16" else scale)
         return Image.fromarray(deep.astype({"I;16": "u2", "I": "i4", "F": "f4"}[mode]))
-    image = Image.fromarray(noise if rng.random() < 0.7 else np.full_like(noise, 9), "RGBA")
+    image = Image.fromarray(noise if rng.random() < 0.7 else np.full_like(noise, 9))  # RGBA
     return image.convert("RGB").convert(mode) if mode != "RGBA" else image
 
 
@@ -217,6 +217,7 @@ def case(seed: int, number: int, work: Path, model: Path) -> tuple[int, str, int
     root.mkdir(), out.mkdir()
     n = int(rng.integers(1, 101))
     fill(rng, root, n)
+    rng = np.random.default_rng((seed, number, 1))  # whatever Pillow's formats left of the other
     files = [path for path in root.rglob("*") if path.is_file() and not path.is_symlink()]
     kind, asked, sources = rng.random(), [], [root]
     common = ["--quiet"] + ["--max-pixels", "500000000"] * bool(rng.random() < 0.05)

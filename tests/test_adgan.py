@@ -169,6 +169,39 @@ def test_fakes_have_moving_statistics_which_move_with_the_generator_alone():
     assert (numpy(normalisation.moving_mean) != 0).all()
 
 
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX traces what is noted here")
+def test_the_penalty_is_between_real_and_generated_images(monkeypatch):
+    """Real ones are 1, generated ones -1: an image lies at one share of the way, its own."""
+    critic, seen = linear_critic(), []
+    generator = keras.Sequential(
+        [keras.Input((8,)), keras.layers.Dense(16), keras.layers.Reshape((4, 4, 1))]
+    )
+    generator.set_weights([np.zeros((8, 16)), -np.ones(16)])
+
+    def noted(critic, x):
+        seen.append(numpy(keras.ops.stop_gradient(x)))
+        return gradient_penalty(critic, x)
+
+    monkeypatch.setattr(adgan, "gradient_penalty", noted)
+    gan = adgan.WassersteinGAN(critic, generator, ADGAN(latent_dim=8))
+    assert [(float(each.beta_1), float(each.beta_2)) for each in gan.optimizers] == [(0, 0.9)] * 2
+    gan._step(0, keras.ops.ones((50, 4, 4, 1)))
+    x = seen[0].reshape(50, 16)
+    assert np.ptp(x, axis=1).max() < 1e-6
+    assert -1 <= x.min() < -0.5 and 0.5 < x.max() <= 1 and len(set(x[:, 0])) == 50
+
+
+def test_each_step_sees_its_part_of_the_batch(monkeypatch):
+    generator = keras.Sequential(
+        [keras.Input((8,)), keras.layers.Dense(16), keras.layers.Reshape((4, 4, 1))]
+    )
+    settings = ADGAN(latent_dim=8, batch_size=3, critic_steps=2)
+    gan, seen = adgan.WassersteinGAN(linear_critic(), generator, settings), []
+    monkeypatch.setattr(gan, "_step", lambda which, x: seen.append((which, x.tolist())))
+    gan._steps(np.arange(6.0))
+    assert seen == [(0, [0, 1, 2]), (0, [3, 4, 5]), (1, [3, 4, 5])]
+
+
 def test_a_critic_step_sees_no_image_twice():
     detector = ADGAN(batch_size=4, critic_steps=3)
     detector._begin((8, 8, 1), "uint8")

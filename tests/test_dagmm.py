@@ -105,6 +105,26 @@ def test_the_loss_is_that_of_the_method():
         np.testing.assert_allclose(numpy(energies), numpy(again), rtol=1e-2, atol=1e-2)
 
 
+@pytest.mark.parametrize("density", ["floored", "exact"])
+def test_the_density_is_the_one_chosen(density):
+    """Far from all components, and in training on one point, where they are narrow."""
+    x = np.random.default_rng(0).uniform(-1, 1, (12, 8, 8, 1)).astype("float32")
+    detector = DAGMM(density=density, covariance_epsilon=1e-6)
+    detector._begin((8, 8, 1), "float32")
+    model = _Mixture((8, 8, 1), detector.settings_, "float32")
+    narrow = numpy(model(np.repeat(x[:1], 12, axis=0), training=True))
+    phi, mu, cholesky = model.mixture
+    phi.assign(np.full(3, 1 / 3))
+    mu.assign(np.full(mu.shape, 100.0))
+    cholesky.assign(np.tile(np.eye(mu.shape[1]), (3, 1, 1)))
+    far = numpy(model(x))
+    if density == "floored":
+        np.testing.assert_allclose(far, -np.log(3e-7), rtol=1e-5)
+        assert narrow.min() > -8.2
+    else:
+        assert far.min() > 1e3 and narrow.max() < -20
+
+
 @pytest.mark.parametrize("floor", [0.0, 1e-7])
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e5])
 def test_degenerate_points_have_finite_energies(scale, floor):

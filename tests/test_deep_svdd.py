@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pytest
 
+from baselines import deep_svdd
 from baselines.deep_svdd import (
     DeepSVDD,
     _Autoencoder,
@@ -12,6 +13,7 @@ from baselines.deep_svdd import (
 )
 from utils.detector import to_unit_range
 from utils.metrics import auroc
+from utils.optimizers import step_schedule
 
 
 def numpy(tensor):
@@ -79,6 +81,20 @@ def test_tells_fours_from_noise_starting_from_the_autoencoder(digits):
     np.testing.assert_allclose(centre, push_from_zero(code.mean(axis=0)), atol=1e-4)
     distance = np.sum((numpy(network.encoder(to_unit_range(x))) - centre) ** 2, axis=1)
     np.testing.assert_allclose(scores, -distance, rtol=1e-3, atol=1e-4)
+
+
+def test_the_rate_falls_at_epochs_250_of_350_and_50_of_150(monkeypatch):
+    asked = []
+
+    def schedule(rate, steps, drops, factor):
+        asked.append((rate, steps, *drops, factor))
+        return step_schedule(rate, steps, drops, factor)
+
+    monkeypatch.setattr(deep_svdd, "step_schedule", schedule)
+    monkeypatch.setattr(DeepSVDD, "_train", lambda *_, **__: None)
+    DeepSVDD(epochs=3, verbose=0).fit(np.zeros((10, 8, 8, 1), np.uint8))
+    expected = [(1e-4, 7, 250 / 350, 0.1), (1e-4, 3, 50 / 150, 0.1)]
+    assert asked == [pytest.approx(each) for each in expected]
 
 
 def test_there_are_no_biases(digits):

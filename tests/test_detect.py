@@ -2,6 +2,7 @@ import csv
 import functools
 import io
 import json
+import math
 import os
 import re
 import shutil
@@ -12,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from scipy.stats import binomtest
+from scipy.stats import beta, binomtest
 from sklearn.metrics import roc_auc_score
 
 import detect
 from models.image_scorer import ImageScorer
+from models.recipes import RECIPES
 from models.transformation_detector import TransformationDetector
 from utils import startup
 from utils.folders import arrivals, read_folder
@@ -72,6 +74,8 @@ def test_fit_holds_out_images_and_leaves_copies_out(work, detector):
     held_out = np.sort(np.random.default_rng(0).permutation(100)[:20])
     expected = np.sort(detector.score_samples(x[held_out]))
     np.testing.assert_allclose(detector.calibration_scores_, expected, rtol=1e-6)
+    others = np.delete(x, held_out, axis=0).astype(float)
+    np.testing.assert_array_equal(detector.details_["mean_image"], np.rint(others.mean(axis=0)))
 
 
 def test_score_writes_what_the_detector_says(work, detector, tmp_path, capsys):
@@ -224,7 +228,9 @@ def tile_model(work, path, region):
     detector.save(path)
 
 
-def test_a_defect_at_the_end_of_a_wide_image_is_seen_in_tiles(work, detector, tmp_path, capsys):
+def test_a_defect_at_the_end_of_a_wide_image_is_seen_in_tiles(
+    work, detector, tmp_path, capsys, monkeypatch
+):
     """A four, then what is no four, in one image of 16x32 pixels."""
     fours = [np.asarray(Image.open(p)) for p in sorted((work / "good").glob("0*.png"))]
     x = to_grey(read_folder(work / "good", 32, verbose=0).images[: len(fours)])
@@ -236,8 +242,20 @@ def test_a_defect_at_the_end_of_a_wide_image_is_seen_in_tiles(work, detector, tm
     tile_model(work, tmp_path / "m.keras", "tiles")
     command = ["score", str(tmp_path / "wide.png"), "--quiet", "--json", "--report"]
     command += [str(tmp_path / "r.html"), "--model", str(tmp_path / "m.keras")]
-    assert detect.main(command) == 0
+    reports = []
+    monkeypatch.setattr(detect, "write_report", lambda path, report: reports.append(report))
+    assert detect.main([*command[:2], "--maps", str(tmp_path / "maps"), *command[2:]]) == 0
     shown = capsys.readouterr()
+    lowest = int(np.argmin(detector.score_samples(expected)))
+    (image,) = reports[0].images
+    np.testing.assert_array_equal(image, expected[lowest].repeat(3, axis=-1))
+    again = to_grey(reports[0].read(tmp_path / "wide.png", 32)[None])[0]
+    small = to_grey(read_squares(tmp_path / "wide.png", 32, region="tiles", enlarge=False)[0])
+    np.testing.assert_array_equal(again, small[lowest])
+    (drawn,) = (tmp_path / "maps").iterdir()
+    left = np.asarray(Image.open(drawn))[:, :8]
+    assert lowest > 0  # so that the left is not what was scored, and is darkened
+    np.testing.assert_array_equal(left, four[:, :8, None].repeat(3, axis=-1) // 2)
     (row,) = json.loads(shown.out)["images"]
     assert row["score"] == pytest.approx(detector.score_samples(expected).min(), rel=1e-9)
     assert row["is_anomaly"] and not json.loads(shown.out)["remarks"]
@@ -338,9 +356,10 @@ def test_evaluate_measures_what_scikit_learn_does(work, detector, capsys):
 @pytest.mark.parametrize("count, n", [(0, 7), (3, 7), (7, 7), (28, 1000)])
 def test_shares_have_clopper_and_pearsons_interval(count, n):
     share, low, high = detect.share_interval(count, n)
-    expected = binomtest(count, n).proportion_ci(0.95, "exact")
+    lowest = beta.ppf(0.025, count, n - count + 1) if count else 0.0
+    highest = beta.ppf(0.975, count + 1, n - count) if count < n else 1.0
     assert share == pytest.approx(100 * count / n)
-    assert (low, high) == pytest.approx((100 * expected.low, 100 * expected.high))
+    assert (low, high) == pytest.approx((100 * lowest, 100 * highest))
 
 
 def test_colour_images_give_a_colour_model(tmp_path, monkeypatch):
@@ -429,18 +448,22 @@ def test_what_fit_asks_of_the_training(work, tmp_path, monkeypatch, minutes, epo
     asked = []
 
     def fit(self, x, **how):
-        asked.append((self.get_params(), how))
+        asked.append((self.get_params(), x, how))
         return trained_already(work)(self, x)
 
     monkeypatch.setattr(TransformationDetector, "fit", fit)
     command = ["fit", str(work / "good"), "--output", str(tmp_path / "m.keras"), "--quiet"]
     command += ["--recipe", "small", "--score", "simplified", "--seed", "3", *minutes, *epochs]
     assert detect.main(command) == 0
-    ((settings, how),) = asked
+    ((settings, x, how),) = asked
+    assert settings["epochs"] == (1 if epochs else RECIPES["small"]["epochs"])
     assert settings["schedule"] == ("one_cycle" if epochs and not minutes else "paced")
     assert (settings["score_name"], settings["seed"]) == ("simplified", 3)
     (pace,) = how["callbacks"]
-    assert pace.limit == (240 if minutes else np.inf)
+    assert pace.minutes == (4 if minutes else None)
+    images = {image.tobytes() for image in x}
+    assert (len(images), len(pace.held_out)) == (80, 20)
+    assert not images & {image.tobytes() for image in pace.held_out}
     assert how["checkpoint"] == tmp_path / ".m.checkpoint.keras"
 
 
@@ -628,3 +651,27 @@ def test_help_shows_how(tmp_path):
     assert shown.returncode == 0
     for command in ("fit GOOD_IMAGES/", "score IMAGES/", "evaluate --normal"):
         assert f"python detect.py {command}" in shown.stdout
+
+
+def test_the_share_held_out_and_the_rate_are_those_that_are_given(
+    work, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(TransformationDetector, "fit", trained_already(work))
+    model = str(tmp_path / "m.keras")
+    command = ["fit", str(work / "good"), "--output", model, "--quiet", "--recipe", "small"]
+    assert detect.main([*command, "--held-out", "0.4", "--false-alarm-rate", "0.2"]) == 0
+    scores = TransformationDetector.load(model).calibration_scores_
+    for given, rate in (([], 0.2), (["--false-alarm-rate", "0.1"], 0.1)):
+        capsys.readouterr()
+        command = ["score", str(work / "mixed"), "--model", model, "--json", "--quiet", *given]
+        assert detect.main(command) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert (found["held_out"], found["false_alarm_rate"]) == (40, rate)
+        rank = math.floor(rate * 41)  # so many held-out images may score lower than the threshold
+        assert scores[rank - 1] < found["threshold"] <= scores[rank]
+
+
+def test_larger_images_are_skipped_by_fit_too(work, tmp_path, capsys):
+    command = ["fit", str(work / "good"), "--output", str(tmp_path / "m.keras")]
+    assert detect.main([*command, "--max-pixels", "255"]) == 2
+    assert "more than 255 pixels" in capsys.readouterr().err

@@ -47,6 +47,18 @@ def test_gradient_of_an_encoder_of_one_layer(x):
     np.testing.assert_allclose(numpy(denoiser(x, training=False)), x - gradient, atol=1e-5)
     noisy = numpy(denoiser.noise(x, training=True)) - x
     assert 0.4 < noisy.std() < 0.6
+    denoiser.noise = lambda x, training: x + 0.25 * training
+    active = ((x + 0.25).reshape(3, 64) @ w > 0).astype(float)
+    gradient = x + 0.25 - b - (active @ w.T).reshape(x.shape)
+    found = numpy(denoiser(x, training=True))
+    np.testing.assert_allclose(found, x + 0.25 - gradient, atol=1e-4)
+
+
+def test_the_noise_is_the_one_chosen(monkeypatch):
+    seen = []
+    monkeypatch.setattr(DSEBM, "_train", lambda self, model, *_: seen.append(model))
+    DSEBM(noise=0.7, representation_dim=4, verbose=0).fit(np.zeros((2, 8, 8, 1), np.uint8))
+    assert seen[0].noise.stddev == 0.7
 
 
 def test_gradient_of_a_list_is_a_list():

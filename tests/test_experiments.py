@@ -14,6 +14,8 @@ import pytest
 import experiments
 import models.transformation_detector
 from baselines import METHODS
+from models.recipes import RECIPES
+from models.transformation_detector import TransformationDetector
 from tests.conftest import create_small_network
 from tests.test_datasets import small_arrays
 from utils import runs
@@ -291,6 +293,27 @@ def test_options_that_a_method_has_no_use_for_do_not_reduce_it(tmp_path, capsys,
     assert experiments.main([*command, "--results-dir", str(tmp_path)]) == 0
     assert "brightness has no epochs: --epochs is moot" in capsys.readouterr().out
     assert not read_details(tmp_path / "digits" / "digits_brightness_0_0.npz")["reduced"]
+
+
+def test_options_replace_the_recipes_settings():
+    command = ["--recipe", "fast", "--epochs", "0.5", "--batch-size", "7", "--precision", "float32"]
+    options = experiments.parse_arguments(command)
+    settings = METHODS["transformations"].detector(options).get_params()
+    expected = RECIPES["fast"] | {"epochs": 0.5, "batch_size": 7, "precision": "float32"}
+    assert {name: settings[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("results/**/*_transformations_*.npz")), ids=str)
+def test_the_recipes_are_those_of_the_results(path):
+    """A recipe that changes would stand in RESULTS.md with numbers of another."""
+    details = read_details(path)
+    renamed = METHODS["transformations"].renamed
+    made = {renamed.get(name, name): value for name, value in details["settings"].items()}
+    name, *changes = details["recipe"].split(", ")
+    recipe = TransformationDetector(**RECIPES[name]).get_settings()
+    changed = {"epochs"} if changes else set()
+    for key in recipe.keys() & made.keys() - {"seed", "verbose", "precision"} - changed:
+        assert made[key] == recipe[key], key
 
 
 def test_results_to_stand_beside_are_there(tmp_path, capsys):

@@ -229,3 +229,27 @@ def test_missing_images_are_named(tmp_path, capsys):
     (tmp_path / "mnist.npz").write_bytes(b"nothing")
     assert experiment.main(["--data-dir", str(tmp_path), "--results-dir", str(tmp_path)]) == 2
     assert "mnist.npz is damaged" in capsys.readouterr().err
+
+
+def test_options_reach_the_pairs_and_the_figure(data_dir, monkeypatch):
+    asked, real = [], experiment.train
+    ascents, ascend = [], experiment.ascend
+
+    def train(x, transformations, **how):
+        asked.append(how)
+        return real(x, transformations, **how | {"epochs": 1})
+
+    def ascent(*arguments, **how):
+        ascents.append(how)
+        return ascend(*arguments, **how, steps=1)
+
+    monkeypatch.setattr(experiment, "train", train)
+    monkeypatch.setattr(experiment, "ascend", ascent)
+    folders = ["--data-dir", str(data_dir), "--results-dir", str(data_dir)]
+    pair = ["--normal", "4", "--anomaly", "9", "--seeds", "2", "--epochs", "3"]
+    assert experiment.main([*folders, *pair]) == 0
+    assert asked == [{"epochs": 3, "seed": 0}, {"epochs": 3, "seed": 1}]
+    asked.clear()
+    figure = ["--figure", "--figure-epochs", "2", "--figure-seed", "5", "--sigma", "0.7"]
+    assert experiment.main([*folders, *figure]) == 0
+    assert asked == [{"epochs": 2, "seed": 5}] and ascents == [{"sigma": 0.7}] * 2

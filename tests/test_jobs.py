@@ -19,6 +19,13 @@ def whereabouts(seconds):
     return os.getpid(), cores, os.environ.get("CUDA_VISIBLE_DEVICES")
 
 
+def threads_and_memory(seconds):
+    """What the libraries of this process are told of threads, and of a GPU that others use too."""
+    signal.sigtimedwait([signal.SIGUSR1], seconds)
+    names = "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "XLA_PYTHON_CLIENT_PREALLOCATE"
+    return os.getpid(), *map(os.environ.get, names)
+
+
 def die_once(folder, number):
     """The square of a number, after killing the first process that is to compute that of 2."""
     with open(Path(folder, str(number)), "a") as file:
@@ -127,3 +134,14 @@ def test_libraries_get_as_many_threads_as_the_process_has_cores(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     (found,) = jobs.run_jobs(os.getenv, [("OMP_NUM_THREADS",)], jobs=1)
     assert found == (("OMP_NUM_THREADS",), str(len(os.sched_getaffinity(0))))
+
+
+@needs_two_cores
+def test_two_processes_share_one_gpu_and_the_cores(monkeypatch):
+    for name in ("OMP_NUM_THREADS", "XLA_PYTHON_CLIENT_PREALLOCATE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    found = {told for _, told in jobs.run_jobs(threads_and_memory, [(0.5,)] * 4, jobs=2)}
+    assert len(found) == 2
+    threads = str(len(os.sched_getaffinity(0)) // 2)
+    assert {told[1:] for told in found} == {(threads, "3", "false")}

@@ -293,6 +293,48 @@ def test_the_command_trains_scores_and_reports_once(data_dir, capsys, monkeypatc
     assert "choose another --results-dir" in capsys.readouterr().err
 
 
+def test_options_reach_both_networks(data_dir, monkeypatch):
+    made, seen = [], []
+
+    class Stop(Exception):
+        pass
+
+    def noted(create):
+        def fit(self, x, y, **_):
+            made.append(self.get_params())
+            seen.append((len(x), len(y)))
+            if create is Classifier:
+                raise Stop
+            self._begin(x.shape[1:], "uint8")
+
+        return type(create.__name__, (create,), {"fit": fit, "accuracy": lambda *_: 1.0} | nothing)
+
+    nothing = {"scores": lambda *_: {}, "seconds_": {"training": 0, "scoring": 0}}
+    monkeypatch.setattr(experiment, "TwoHeaded", noted(TwoHeaded))
+    monkeypatch.setattr(experiment, "Classifier", noted(Classifier))
+    command = ["--seed", "7", "--precision", "float32", "--limit-train", "13", "--epochs", "3"]
+    command += ["--data-dir", str(data_dir), "--results-dir", str(data_dir), "--depth", "10"]
+    with pytest.raises(Stop):
+        experiment.command(experiment.parse_arguments([*command, "--recipe", "one_cycle"]))
+    assert seen == [(13, 13)] * 2
+    for settings in made:
+        assert (settings["seed"], settings["precision"], settings["epochs"]) == (7, "float32", 3)
+        assert (settings["depth"], settings["schedule"]) == (10, "one_cycle")
+
+
+def test_weight_decay_and_seed_reach_the_network():
+    def network(**settings):
+        detector = Classifier(depth=10, widen_factor=1, precision="float32", **settings)
+        detector._begin((8, 8, 3), "uint8")
+        return detector._create_network()
+
+    assert not network(weight_decay=0.0).losses
+    one, two = (float(sum(network(weight_decay=d).losses)) for d in (1e-4, 1e-3))
+    assert two == pytest.approx(10 * one, rel=1e-4)
+    a, b, c = (network(seed=seed).get_weights()[0] for seed in (1, 1, 2))
+    assert (a == b).all() and (a != c).any()
+
+
 def test_the_areas_are_those_of_the_positive_class_that_their_name_says(tmp_path):
     rng = np.random.default_rng(0)
     normal = np.arange(3000) < 1000

@@ -114,6 +114,9 @@ def test_without_hindsight_it_is_scikit_learn_at_nu_0_1_and_its_default_gamma(pr
     np.testing.assert_allclose(detector.score_samples(x_test), expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(scores["default"], detector.score_samples(x_test))
     assert list(detector.scores(x_test)) == ["own"]
+    expected = OneClassSVM(nu=0.5, gamma=0.01).fit(pixels(x)).decision_function(pixels(x_test))
+    found = RawOCSVM(nu=0.5, gamma=0.01, **QUIET).fit(x).score_samples(x_test)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_hindsight_takes_labels_by_name_and_nothing_else(problem, fitted):

@@ -471,3 +471,20 @@ def test_the_mean_image_is_kept_for_anomaly_maps(fours, detector, tmp_path):
     np.testing.assert_allclose(maps, detector.anomaly_map(fours[:2]), rtol=1e-6, atol=1e-9)
     with pytest.raises(ValueError, match="images have shape"):
         loaded.anomaly_map(fours[:2, :4])
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_saved_detector_keeps_the_precision_that_auto_took(fours, tmp_path, monkeypatch, fast):
+    """Its thresholds are those of scores in that precision, wherever it is loaded."""
+    detector = TransformationDetector(**SMALL | {"precision": "auto"}, samples=64)
+    monkeypatch.setattr("utils.device._computes_bfloat16", lambda: fast)
+    detector._begin(fours.shape[1:], "uint8")
+    detector._build()
+    k = detector.transformer_.n_transforms
+    detector.alpha_ = np.ones((len(detector.scored_indices_), k))
+    detector.rotation_alpha_ = np.ones((len(detector.scored_indices_), 4))
+    detector.seconds_, detector.details_ = {"training": 1.0}, {}
+    detector.save(tmp_path / "m.keras")
+    monkeypatch.setattr("utils.device._computes_bfloat16", lambda: not fast)
+    loaded = TransformationDetector.load(tmp_path / "m.keras")
+    assert loaded.precision_ == ("mixed_bfloat16" if fast else "float32")
