@@ -112,7 +112,7 @@ class Scored:
         lines = [f"{'p-value':>9} {'anomaly score':>14}  {'':8} {'raw score':>12}"]
         for row in self.table[:LISTED].itertuples():
             mark = "anomaly" if row.is_anomaly else "normal"
-            numbers = f"{row.p_value:9.2g} {row.anomaly_score:14.2f}  {mark:8} {row.score:12.6g}"
+            numbers = f"{row.p_value:9.3g} {row.anomaly_score:14.2f}  {mark:8} {row.score:12.6g}"
             lines.append(f"{numbers}  {printable(row.path)}")
         return "\n".join(lines)
 
