@@ -4,6 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 
@@ -13,6 +14,10 @@ from utils.startup import load_keras
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ["JAX_PLATFORMS"] = "cpu"
 load_keras()
+# the same examples in every run, however slow the machine is just then
+slow = [hypothesis.HealthCheck.too_slow]
+hypothesis.settings.register_profile("same", derandomize=True, suppress_health_check=slow)
+hypothesis.settings.load_profile("same")
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
@@ -90,11 +91,32 @@ def test_tables_in_results_are_what_their_run_files_give(tmp_path, in_root):
     assert table == Path("results", "multiclass", "table.md").read_text(encoding="utf-8")
 
 
-def test_pictures_are_drawn(tmp_path, in_root):
-    for draw in (docs.results.draw_table1, docs.results.draw_trade_off):
+def test_pictures_are_drawn(tmp_path, in_root, monkeypatch):
+    drawn, savefig = [], Figure.savefig
+
+    def keep(figure, *arguments, **how):
+        drawn.append(figure)
+        savefig(figure, *arguments, **how)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    for draw in (docs.results.draw_table1, docs.results.draw_trade_off, docs.results.draw_costs):
         draw(tmp_path / "picture.png")
         with Image.open(tmp_path / "picture.png") as image:
             assert min(image.size) > 300
+    differences, trade_off, costs = (figure.axes[0] for figure in drawn)
+    texts = {text.get_position(): text.get_text() for text in differences.texts}
+    columns = [label.get_text() for label in differences.get_xticklabels()]
+    airplane = {name: texts[column, 0] for column, name in enumerate(columns)}
+    measured, _, published = docs.results.table1()
+    for name in ("raw_ocsvm", "dsebm", "transformations"):
+        value = measured[name].iloc[0] - published[name].iloc[0]
+        assert float(airplane[name]) == pytest.approx(value, abs=0.051)
+    assert differences.get_yticklabels()[0].get_text() == "airplane"
+    (rotation,) = [line for line in trade_off.lines if line.get_label() == "rotation"]
+    assert rotation.get_xydata()[0] == pytest.approx((27_000, 88.7), abs=0.05)
+    fast = float(docs.results.over_classes("mean", "results/fast", "cifar10"))
+    assert f"fast: {fast}" in {text.get_text() for text in costs.texts}
+    assert any(line.get_xydata()[0] == pytest.approx((0.107, fast)) for line in costs.lines)
 
 
 def test_the_page_on_reading_names_what_there_is():

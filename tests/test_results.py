@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from sklearn.metrics import precision_recall_curve, roc_auc_score, roc_curve
 
 from utils.datasets import LAYOUTS
@@ -13,6 +14,7 @@ from utils.results import (
     PUBLISHED,
     ResultError,
     Run,
+    plot_roc,
     read_details,
     read_run,
     read_runs,
@@ -191,9 +193,29 @@ def test_report_writes_csv_markdown_and_plot(tmp_path):
     assert (folder / "roc.png").stat().st_size > 5_000
 
 
+def test_the_curves_rise_from_no_anomalies_and_no_normal_images(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: drawn.append(self))
+    aurocs = write(tmp_path, {0: 0.5, 1: 0.9})
+    plot_roc(read_runs([tmp_path], "cifar10"), "cifar10", tmp_path / "roc.png")
+    for index, panel in zip((0, 1), drawn[0].axes, strict=False):
+        path = tmp_path / "cifar10" / f"cifar10_transformations_{index}_0.npz"
+        normal, scores, _ = read_run(path)
+        expected = np.stack(roc_curve(normal, scores["dirichlet"])[:2], axis=1)
+        curve = panel.lines[0]
+        np.testing.assert_allclose(curve.get_xydata(), expected)
+        assert curve.get_label() == f"transformations: {100 * aurocs[index]['dirichlet']:.1f}"
+        assert panel.get_title() == LAYOUTS["cifar10"].class_names[index]
+
+
 def test_what_is_no_result_is_named(tmp_path):
     with pytest.raises(ResultError, match="no runs of cifar10"):
         report(tmp_path, "cifar10")
+    made = dict.fromkeys(NEEDED, "") | {"seconds": {}, "class_index": 0, "method": "m"}
+    write_run(tmp_path / "cifar10" / "cifar10_m_0_0.npz", np.arange(4) < 2, {"s": np.ones(4)}, made)
+    with pytest.raises(ResultError, match="it does not say run, reduced"):
+        report(tmp_path, "cifar10")
+    shutil.rmtree(tmp_path / "cifar10")
     (tmp_path / "cifar10").mkdir()
     path = tmp_path / "cifar10" / "cifar10_transformations_0_0.npz"
     path.write_bytes(b"garbage")

@@ -61,7 +61,9 @@ def _cluster(scheduler):
     except (OSError, ValueError) as error:
         raise ValueError(f"no Dask scheduler answers at {scheduler}: {error}") from error
     with client:
-        threads = max(client.nthreads().values(), default=1)
+        threads = max(client.nthreads().values(), default=0)
+        if not threads:
+            print(f"waiting for workers of {scheduler}: there are none yet", flush=True)
         if threads > 1:
             raise ValueError(f"a Dask worker has {threads} threads: start each with --nthreads 1")
         try:

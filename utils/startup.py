@@ -51,7 +51,9 @@ def load_keras() -> None:
     if "avx2" in flags and "avx512f" not in flags:  # where TensorFlow leaves it off; twice as fast
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     has_gpu = _has_gpu()
-    with contextlib.nullcontext() if chosen in ("0", "1") or has_gpu else _without_noise():
+    fatal = bool(flags) and "avx" not in flags  # then TensorFlow says so and aborts
+    shown = chosen in ("0", "1") or has_gpu or fatal
+    with contextlib.nullcontext() if shown else _without_noise():
         import keras
 
         if keras.config.backend() == "tensorflow" and not has_gpu:
