@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from utils.backend import keras_defaults
 from utils.batches import epoch_batches, predict
 from utils.detector import Detector, to_unit_range
 from utils.device import PRECISIONS, use_xla
@@ -99,7 +100,8 @@ class Network(keras.Model):
 
 
 def _made_again(cls, arguments, more, weights, jit_compile):
-    model = cls(*arguments, **more)
+    with keras_defaults():
+        model = cls(*arguments, **more)
     model.set_weights(weights)
     model.jit_compile = jit_compile
     return model

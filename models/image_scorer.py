@@ -126,7 +126,7 @@ class Scored:
     def write_maps(self, target: Path, maps: dict[int, np.ndarray]) -> None:
         """Write images with their maps over them, at their own size, to a folder.
 
-        Their names start with their rank. One that cannot be read again is among the skipped.
+        Their names start with their rank. One that cannot be read again is among the remarks.
         """
         how = self.scorer.how
         for rank, (i, each) in enumerate(maps.items(), 1):
@@ -134,7 +134,7 @@ class Scored:
             try:
                 image = read_image(path, None, **how)
             except ImageError as error:
-                self.folder.skipped.append((path, f"scored, but without a map: {error}"))
+                self.folder.remarks.append(f"no map of {printable(path)}: {error}")
                 continue
             tiles = boxes(image.shape[1], image.shape[0], how["region"])
             picture = overlaid(image, each, tiles[self.shown[i] - self.folder.first[i]])

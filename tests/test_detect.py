@@ -420,8 +420,8 @@ def test_an_image_that_is_gone_before_its_map_is_drawn_is_listed(work, tmp_path)
     scored.write_maps(tmp_path / "maps", scored.maps(2))
     (written,) = (tmp_path / "maps").iterdir()
     assert written.name == f"0002_{scored.folder.paths[second].stem}.png"
-    ((path, reason),) = scored.folder.skipped
-    assert path == first and reason.startswith("scored, but without a map: ")
+    (remark,) = scored.folder.remarks
+    assert remark.startswith(f"no map of {first}: ") and not scored.folder.skipped
 
 
 def test_a_model_without_a_mean_image_makes_no_maps(work, tmp_path, monkeypatch, capsys):

@@ -371,6 +371,36 @@ def test_a_tiff_whose_white_is_0_is_no_negative(tmp_path):
     np.testing.assert_array_equal(read_image(tmp_path / "a.tif", None)[..., 0], PIXELS[..., 0])
 
 
+@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize("damage", ["byte", "stream"])
+def test_damaged_pixels_are_no_image(tmp_path, deep, damage):
+    """A changed byte, and compressed data that end too early in a file whose sums are right."""
+    whole = png(DEEP, 12) if deep else encoded(Image.fromarray(PIXELS), "PNG")
+    start = whole.index(b"IDAT") + 4
+    (length,) = struct.unpack(">I", whole[start - 8 : start - 4])
+    data = bytearray(whole[start : start + length])
+    data[length // 2] ^= 255
+    if damage == "byte":
+        made = whole[:start] + bytes(data) + whole[start + length :]
+    else:
+        cut = zlib.compress(zlib.decompress(whole[start : start + length]))[: length // 2]
+        made = whole[: start - 8] + chunk(b"IDAT", cut) + chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(made)
+    with pytest.raises(ImageError):
+        read_image(tmp_path / "a.png", 16)
+
+
+def test_a_broken_plugin_leaves_other_formats_readable(tmp_path, monkeypatch):
+    def broken(name):
+        raise RuntimeError("built for another version")
+
+    monkeypatch.setattr(images.importlib, "import_module", broken)
+    images._formats.cache_clear()
+    Image.fromarray(PIXELS).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png", None), PIXELS)
+    images._formats.cache_clear()
+
+
 def test_an_illegible_note_of_the_orientation_is_passed_over(tmp_path):
     info = PngImagePlugin.PngInfo()
     info.add_text("Raw profile type exif", "\nexif\n       4\nno hexadecimal\n")

@@ -107,7 +107,7 @@ def claim(path: str | os.PathLike) -> Iterator[None]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # a lock that another user left behind is there to be taken
+    # one that another user left behind can be taken, but in a folder with the sticky bit
     lock = filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=0, mode=0o666)
     try:
         held = lock.acquire()

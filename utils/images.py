@@ -208,7 +208,7 @@ def _formats():
     Image.init()
     for suffix, (_, module) in PLUGINS.items():
         if suffix not in Image.EXTENSION:
-            with contextlib.suppress(ImportError):  # then `_reason` names the package
+            with contextlib.suppress(Exception):  # absent or broken: `_reason` names the package
                 plugin = importlib.import_module(module)
                 getattr(plugin, "register_heif_opener", lambda: None)()  # others do so themselves
     # but PostScript, which is a program that Pillow would hand to Ghostscript to run
@@ -243,7 +243,9 @@ def _deep_pixels(opened, path):
         if pixels.min() < 0:
             raise ImageError("pixels below 0 have no known range; save it with 8 or 16 bits")
         if opened.format == "TIFF" and opened.tag_v2.get(PHOTOMETRIC) == 0:  # whose white is 0
-            pixels = (1 << max(opened.tag_v2[BITS_PER_SAMPLE])) - 1 - pixels.astype(np.int64)
+            full = (1 << max(opened.tag_v2[BITS_PER_SAMPLE])) - 1
+            black = _stated_white(opened, path, pixels) or full
+            pixels = np.maximum(black - pixels.astype(np.int64), 0)
         if codec.startswith("ppm"):  # which Pillow has stretched to 16 bits
             return np.rint(pixels * (arguments[-1] / FULL_WHITE)).astype(np.int32), arguments[-1]
     elif raw_mode in LOWER_BYTES:
@@ -258,10 +260,11 @@ def _deep_pixels(opened, path):
 
 def _upright(image):
     """The image turned as its camera was held, as far as it says so legibly."""
+    image.load()  # damaged pixels fail here: they are no matter of what follows
     try:
         image.getexif()
     except Exception:  # Pillow's readers of damaged notes raise nearly anything
-        return image  # whose pixels, where they are damaged too, fail when they are read
+        return image
     return ImageOps.exif_transpose(image)
 
 

@@ -73,7 +73,7 @@ def fit_steps(
         )
         done = int(model.optimizer.iterations)
         checkpoint.check_finite(model, done, learning_rate)
-        checkpoint.notes["ended"] = model.stop_training
+        checkpoint.notes["ended"] = bool(model.stop_training)
     bar.close()
     checkpoint.save(model)
 
@@ -122,8 +122,9 @@ class Checkpoint(keras.callbacks.Callback):
             fingerprint, seconds = state["fingerprint"], float(state["seconds"])
         if fingerprint != self.fingerprint:
             raise ValueError(
-                f"{self.path} is the checkpoint of a training with other settings or images: "
-                f"{fingerprint} instead of {self.fingerprint}; delete it to start again"
+                f"{self.path} is the checkpoint of a training with other settings or images, or "
+                f"by another version: {fingerprint} instead of {self.fingerprint}; delete it to "
+                "start again"
             )
         self.seconds = max(self.seconds, seconds)
         self._started = time.perf_counter()
