@@ -17,9 +17,10 @@ if __name__ == "__main__":
 
     startup.start()  # which turns on oneDNN where TensorFlow leaves it off
 
+import argparse
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from unittest import mock
 
 import keras
@@ -29,7 +30,7 @@ from keras import layers
 
 from baselines import METHODS
 from benchmarks.options import plain_parser
-from benchmarks.timing import medians
+from benchmarks.timing import medians, seconds_of
 from benchmarks.training_step import matrix_product_rate, torch_side
 from utils.device import device_name, versions
 
@@ -51,7 +52,7 @@ def main() -> None:
     print(f"{device_name()}; {', '.join(f'{n} {v}' for n, v in versions().items())}")
     for precision in options.precisions:
         dtype = "bfloat16" if precision == "mixed_bfloat16" else "float32"
-        rate = matrix_product_rate(dtype, 2048) if not options.processor_time else own_rate(dtype)
+        rate = matrix_product_rate(dtype, 2048, clock_of(options))
         print(f"\n{precision}: matrix product {rate / 1e9:.0f} GFLOP/s")
         print(f"{'':16}{'ms a step':>12}{'GFLOP/s':>10}{'share':>8}{'PyTorch':>12}{'ratio':>8}")
         for name in options.methods.split(","):
@@ -86,14 +87,9 @@ def row(name, model, batch, precision, rate, options) -> None:
     def step():
         return [float(value) for value in model.train_function(data).values()]
 
-    clock = time.process_time if options.processor_time else time.perf_counter
-
     def side():
         step()
-        start = clock()
-        for _ in range(options.steps):
-            step()
-        return (clock() - start) / options.steps
+        return seconds_of(step, options.steps, clock_of(options))
 
     sides = {"ours": side}
     if options.torch:
@@ -111,16 +107,9 @@ def row(name, model, batch, precision, rate, options) -> None:
     )
 
 
-def own_rate(dtype: str, n: int = 2048) -> float:
-    """Floating-point operations of an n x n matrix product in a second of the processor's time."""
-    a = tf.cast(tf.random.normal((n, n)), dtype)
-    product = tf.function(lambda a: tf.reduce_sum(tf.matmul(a, a)[0]))
-    seconds = []
-    for _ in range(5):
-        start = time.process_time()
-        float(product(a))
-        seconds.append(time.process_time() - start)
-    return 2 * n**3 / float(np.median(seconds))
+def clock_of(options: argparse.Namespace) -> Callable[[], float]:
+    """By which the sides are timed."""
+    return time.process_time if options.processor_time else time.perf_counter
 
 
 def multiply_adds(name: str, model: keras.Model) -> float:

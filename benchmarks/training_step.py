@@ -23,6 +23,7 @@ import math
 import os
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
@@ -203,11 +204,11 @@ def work(network: keras.Model, itemsize: int) -> tuple[int, int]:
     return additions, moved * itemsize
 
 
-def matrix_product_rate(dtype: str, n: int = 4096) -> float:
+def matrix_product_rate(dtype: str, n: int = 4096, clock: Callable = time.perf_counter) -> float:
     """Floating-point operations a second of an n x n matrix product."""
     a = tf.cast(tf.random.normal((n, n)), dtype)
     product = tf.function(lambda a: tf.reduce_sum(tf.matmul(a, a)[0]))
-    return 2 * n**3 / medians({"": lambda: seconds_of(lambda: float(product(a)))}, 7)[""]
+    return 2 * n**3 / medians({"": lambda: seconds_of(lambda: float(product(a)), 1, clock)}, 7)[""]
 
 
 def memory_rate() -> float:
