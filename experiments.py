@@ -81,7 +81,7 @@ def make_runs(datasets: list[str], options: argparse.Namespace) -> list[Outcome]
     todo = sorted((task for task in tasks if not task.is_done()), key=lambda task: task.hours)
     done = len(tasks) - len(todo)
     print(f"{', '.join(datasets)}: {len(tasks)} runs, {done} of them done already")
-    ended, time_left = [], TimeLeft([task.hours for task in todo])
+    ended, time_left = [], TimeLeft([task.hours for task in todo], options.jobs)
     for task, outcome in outcomes(todo, options):
         ended.append(outcome)
         left = time_left.after(task.hours, outcome.made)
@@ -92,17 +92,20 @@ def make_runs(datasets: list[str], options: argparse.Namespace) -> list[Outcome]
 class TimeLeft:
     """A plain estimate: what the runs that were made took, times what is left beside them.
 
-    hours: what each run would take, in any unit.
+    hours: what each run would take, in any unit. jobs: so many are made at once, and until as many
+    are made there is no estimate: of all that begin together, the first would count for one alone.
     """
 
-    def __init__(self, hours: list[float]):
+    def __init__(self, hours: list[float], jobs: int = 1):
         self.start, self.made, self.left = time.perf_counter(), 0.0, sum(hours)
+        self.waiting = jobs
 
     def after(self, hours: float, made: bool) -> str:
         """The estimate for people after one more run, which another command may have made."""
         self.left -= hours
         self.made += hours * made
-        if not self.made or self.left < 1e-9:
+        self.waiting -= made
+        if self.waiting > 0 or self.left < 1e-9:
             return ""
         minutes = (time.perf_counter() - self.start) / self.made * self.left / 60
         left = f"{minutes:.0f} minutes" if minutes < 120 else f"{minutes / 60:.0f} hours"

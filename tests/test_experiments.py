@@ -503,6 +503,10 @@ def test_the_time_left_is_that_of_what_was_made_scaled(monkeypatch):
     left = experiments.TimeLeft([1.0, 2.0])
     now[0] += 90.0
     assert left.after(1.0, made=True) == "; about 3 minutes left"
+    left = experiments.TimeLeft([1.0] * 6, jobs=2)
+    now[0] += 600.0
+    assert left.after(1.0, made=True) == ""  # the other is about to end, too
+    assert left.after(1.0, made=True) == "; about 20 minutes left"
 
 
 def test_classes_by_name_and_number():
