@@ -19,9 +19,13 @@ DASK = {
     "distributed.scheduler.allowed-failures": 2,
     "distributed.scheduler.worker-saturation": 1.0,
     "distributed.scheduler.worker-ttl": None,
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "500ms",
+    "distributed.admin.system-monitor.interval": "10s",
 }
 """A task may lose its process twice; it waits until a process is free; and a process that computes
-for long without a word is not taken for lost."""
+for long without a word is not taken for lost. Dask's own watching, for a dashboard that nobody
+sees, is off or slow: it takes a twentieth of each core."""
 
 THREADS = [
     f"distributed.nanny.pre-spawn-environ.{name}_THREADS"
