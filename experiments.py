@@ -128,8 +128,7 @@ def outcomes(todo: list[Task], options: argparse.Namespace) -> Iterator[tuple[Ta
     if options.scheduler:  # how many runs it has at once is for it to say
         remaining = [0] * len(todo)
     else:  # the first of a kind tells the time of all
-        firsts = [kinds.index(kind) == position for position, kind in enumerate(kinds)]
-        remaining = [first * number for first, number in zip(firsts, remaining, strict=True)]
+        remaining = [n * (n == kinds.count(k)) for n, k in zip(remaining, kinds, strict=True)]
     tasks = list(zip(todo, remaining, itertools.repeat(options.jobs)))
     for (task, *_), result in run_jobs(attempt, tasks, options.jobs, options.scheduler):
         if isinstance(result, OSError):

@@ -80,7 +80,8 @@ def _from_archive(archive, path, create, precision):
     settings = {RENAMED.get(name, name): value for name, value in saved["settings"].items()}
     if not isinstance(settings["transformations"], str):
         settings["transformations"] = TransformationSet(settings["transformations"])
-    detector = create(**settings | ({"precision": precision} if precision else {}))
+    detector = create(**settings)
+    detector.precision = precision or detector.precision
     shape = [whole_number()("image_shape", n) for n in saved["image_shape"]]
     detector._begin(shape, saved["image_dtype"])
     _check_size(detector, archive.getinfo("model.weights.h5").file_size)

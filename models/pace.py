@@ -47,14 +47,14 @@ class Pace(keras.callbacks.Callback):
         self.total, self.batch_size = total_steps, detector.batch_size
         self.limit = math.inf if self.minutes is None else 60 * self.minutes
         self.steps, self.timed, self.said = 0, None, False
-        self.started, self.goes_on = self.clock(), False
+        self.started = self.clock()
         rng, k = np.random.default_rng(0), detector.transformer_.n_transforms
         self.pairs = rng.integers(0, len(self.held_out), PAIRS), rng.integers(0, k, PAIRS)
 
     def on_train_begin(self, logs=None):
-        if not self.goes_on:  # a later epoch does; the checkpoint is read by now
+        if self.timed is None:  # before the first step; the checkpoint is read by now
             self.started -= self.checkpoint.seconds
-            self.steps, self.goes_on = int(self.model.optimizer.iterations), True
+            self.steps = int(self.model.optimizer.iterations)
 
     @property
     def history(self):

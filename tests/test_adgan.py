@@ -16,6 +16,11 @@ def linear_critic():
     return keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(1)])
 
 
+def linear_generator():
+    layers = [keras.Input((8,)), keras.layers.Dense(16), keras.layers.Reshape((4, 4, 1))]
+    return keras.Sequential(layers)
+
+
 @pytest.fixture(scope="module")
 def generator():
     """Untrained, but with statistics and affine parts unlike those that it begins with."""
@@ -118,9 +123,7 @@ def test_the_first_step_of_both_networks_is_that_of_their_losses():
     """A linear critic w, a generator of one image c: Adam's first step is the gradient's sign."""
     rng = np.random.default_rng(4)
     critic = linear_critic()
-    generator = keras.Sequential(
-        [keras.Input((8,)), keras.layers.Dense(16), keras.layers.Reshape((4, 4, 1))]
-    )
+    generator = linear_generator()
     w, c = rng.normal(size=(16, 1)), rng.uniform(-1, 1, 16)
     critic.set_weights([w, np.zeros(1)])
     generator.set_weights([np.zeros((8, 16)), c])
@@ -173,9 +176,7 @@ def test_fakes_have_moving_statistics_which_move_with_the_generator_alone():
 def test_the_penalty_is_between_real_and_generated_images(monkeypatch):
     """Real ones are 1, generated ones -1: an image lies at one share of the way, its own."""
     critic, seen = linear_critic(), []
-    generator = keras.Sequential(
-        [keras.Input((8,)), keras.layers.Dense(16), keras.layers.Reshape((4, 4, 1))]
-    )
+    generator = linear_generator()
     generator.set_weights([np.zeros((8, 16)), -np.ones(16)])
 
     def noted(critic, x):
@@ -192,9 +193,7 @@ def test_the_penalty_is_between_real_and_generated_images(monkeypatch):
 
 
 def test_each_step_sees_its_part_of_the_batch(monkeypatch):
-    generator = keras.Sequential(
-        [keras.Input((8,)), keras.layers.Dense(16), keras.layers.Reshape((4, 4, 1))]
-    )
+    generator = linear_generator()
     settings = ADGAN(latent_dim=8, batch_size=3, critic_steps=2)
     gan, seen = adgan.WassersteinGAN(linear_critic(), generator, settings), []
     monkeypatch.setattr(gan, "_step", lambda which, x: seen.append((which, x.tolist())))
