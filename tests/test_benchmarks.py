@@ -1,9 +1,12 @@
 """The arithmetic that the benchmarks' pages quote."""
 
 import keras
+import numpy as np
 import pytest
 from keras import layers
 
+from benchmarks import deep_svdd
+from benchmarks.deep_svdd import fixed_batches
 from benchmarks.timing import medians, seconds_of
 
 tf = pytest.importorskip("tensorflow")
@@ -46,3 +49,54 @@ def test_seconds_are_those_of_a_call():
     called = []
     assert seconds_of(lambda: called.append(1), 3, lambda: next(clock)) == 2.0
     assert len(called) == 3
+
+
+def test_fixed_batches_are_the_same_sets_in_new_orders():
+    batches = fixed_batches(10, 4, 6, seed=3)
+    epochs = [batches[start : start + 3] for start in range(0, 18, 3)]
+    sets = [sorted(tuple(sorted(batch)) for batch in epoch) for epoch in epochs]
+    assert sets == [sets[0]] * 6
+    assert sorted(np.concatenate(epochs[0])) == list(range(10))
+    assert len({tuple(map(tuple, epoch)) for epoch in epochs}) > 1
+    assert len(fixed_batches(10, 4, 0.5, seed=3)) == 2
+
+
+def test_a_dictionary_s_atoms_are_turned_into_kernels(monkeypatch):
+    """Atom a has number a 75 + c 25 + i 5 + j where the release has channel c, row i, column j."""
+    seen = []
+
+    class Learner:
+        components_ = np.arange(2 * 75).reshape(2, 75)
+
+        def __init__(self, atoms, **_):
+            assert atoms == 2
+
+        def fit(self, patches):
+            seen.append(patches)
+            return self
+
+    monkeypatch.setattr(deep_svdd, "MiniBatchDictionaryLearning", Learner)
+    x = np.random.default_rng(0).uniform(size=(3, 8, 8, 3))
+    kernels = deep_svdd.dictionary(x, 2, seed=0)
+    i, j, c, a = np.indices((5, 5, 3, 2))
+    np.testing.assert_array_equal(kernels, a * 75 + c * 25 + (4 - i) * 5 + (4 - j))
+    (patches,) = seen
+    assert patches.shape == (3 * 4 * 4, 75)
+    np.testing.assert_allclose(patches.mean(axis=0), 0, atol=1e-12)
+    np.testing.assert_allclose(patches.std(axis=0), 1)
+
+
+@pytest.mark.parametrize("parts", [[], ["normalised", "dictionary"]])
+def test_deep_svdd_has_the_parts_asked_for(parts, monkeypatch):
+    made = {}
+    monkeypatch.setattr(
+        deep_svdd.WithParts, "_fit_model", lambda self, model, *_: made.setdefault("model", model)
+    )
+    monkeypatch.setattr(deep_svdd, "dictionary", lambda x, n, seed: np.full((5, 5, 3, n), 0.25))
+    x = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), dtype=np.uint8)
+    deep_svdd.WithParts(parts, representation_dim=8, seed=1, verbose=0).fit(x)
+    before_last = made["model"].decoder.layers[-2]
+    assert isinstance(before_last, layers.BatchNormalization) == bool(parts)
+    assert made["model"].decoder.output_shape == (None, 16, 16, 3)
+    first = next(e for e in made["model"].encoder.layers if isinstance(e, layers.Conv2D))
+    assert np.all(np.asarray(first.kernel) == 0.25) == bool(parts)
