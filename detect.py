@@ -36,7 +36,14 @@ from models.onnx_export import write_onnx
 from models.pace import Pace
 from models.recipes import RECIPES
 from models.transformation_detector import SCORES, TransformationDetector
-from utils.commands import number_above_zero, run_command, seed_number, share, whole_number
+from utils.commands import (
+    file_path,
+    number_above_zero,
+    run_command,
+    seed_number,
+    share,
+    whole_number,
+)
 from utils.datasets import write_digits
 from utils.files import check_writable, claim
 from utils.folders import Folder, arrivals, listed, read_folder, report_skipped
@@ -324,13 +331,13 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         add("--false-alarm-rate", type=share, default=rate, metavar="RATE", help=text)
 
     def add_model(add):
-        add("--model", type=Path, required=True, help="what fit wrote")
+        add("--model", type=file_path, required=True, help="what fit wrote")
         add("--json", action="store_true", help="print JSON instead of text")
         add_common(add, None)
 
     add = command(fit)
-    add("images", nargs="+", type=Path, metavar="GOOD_IMAGES", help="folders, or files")
-    add("--output", type=Path, required=True, help="the model to write, ending in .keras")
+    add("images", nargs="+", type=file_path, metavar="GOOD_IMAGES", help="folders, or files")
+    add("--output", type=file_path, required=True, help="the model to write, ending in .keras")
     add("--size", type=int, choices=(32, 64), default=32, help="pixels a side (default: 32)")
     add("--region", choices=REGIONS, default="centre", help="what is used (default: centre)")
     recipes = "fast (default); best_short, higher in the same time, for images that may be "
@@ -346,27 +353,27 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add_common(add, 0.05)
 
     add = command(score)
-    add("images", nargs="*", type=Path, metavar="IMAGES", help="files or folders")
-    add("--files", type=Path, metavar="LIST", help="a file of paths, one a line; - is stdin")
-    add("--watch", type=Path, metavar="FOLDER", help="score images as they arrive there")
-    add("--output", type=Path, help="the table to write, ending in .csv")
-    add("--report", type=Path, help="the report to write, ending in .html")
+    add("images", nargs="*", type=file_path, metavar="IMAGES", help="files or folders")
+    add("--files", type=file_path, metavar="LIST", help="a file of paths, one a line; - is stdin")
+    add("--watch", type=file_path, metavar="FOLDER", help="score images as they arrive there")
+    add("--output", type=file_path, help="the table to write, ending in .csv")
+    add("--report", type=file_path, help="the report to write, ending in .html")
     text = f"write those flagged, but {MAPPED} at least, with what is odd in red; holds no maps yet"
-    add("--maps", type=Path, metavar="FOLDER", help=text)
+    add("--maps", type=file_path, metavar="FOLDER", help=text)
     add("--exit-code", action="store_true", help="exit with status 1 where an image is flagged")
     add_model(add)
 
     add = command(evaluate)
-    add("--normal", nargs="+", type=Path, required=True, metavar="DIR", help="not used by fit")
-    add("--anomalous", nargs="+", type=Path, required=True, metavar="DIR")
+    add("--normal", nargs="+", type=file_path, required=True, metavar="DIR", help="not used by fit")
+    add("--anomalous", nargs="+", type=file_path, required=True, metavar="DIR")
     add_model(add)
 
     add = command(export)
-    add("model", type=Path, help="what fit wrote")
-    add("--output", type=Path, required=True, help="the graph to write, ending in .onnx")
+    add("model", type=file_path, help="what fit wrote")
+    add("--output", type=file_path, required=True, help="the graph to write, ending in .onnx")
 
     add = command(demo)
-    add("folder", type=Path, metavar="NEW_FOLDER", help="to write images, model and report to")
+    add("folder", type=file_path, metavar="NEW_FOLDER", help="to write images, model and report to")
     commands.metavar = " | ".join(commands.choices)
     return parser.parse_args(arguments)
 

@@ -22,13 +22,13 @@ import itertools
 import sys
 import time
 from collections.abc import Collection, Iterator
-from pathlib import Path
 
 from baselines import METHODS
 from models.recipes import RECIPES
 from utils.backend import backend
 from utils.commands import (
     experiment_parser,
+    file_path,
     number_above_zero,
     run_command,
     seed_number,
@@ -212,7 +212,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--classes", default="all", help="all, or names or numbers separated by commas")
     add("--runs", type=whole_number, help="of each class (default: the paper's; of digits 1)")
     text = "other folders of results for the tables, such as results, which came with the code"
-    add("--beside", type=Path, nargs="+", default=[], metavar="DIR", help=text)
+    add("--beside", type=file_path, nargs="+", default=[], metavar="DIR", help=text)
     add("--seed", type=seed_number, default=0, help="that of run r is r more (default: 0)")
     add("--recipe", choices=RECIPES, help="default: paper; digits: small")
     add("--epochs", type=number_above_zero, help="over all images, transformed or not, e.g. 0.1")

@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from utils.commands import number_above_zero, run_command, seed_number, share, whole_number
+import detect
+from utils.commands import (
+    file_path,
+    number_above_zero,
+    run_command,
+    seed_number,
+    share,
+    whole_number,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -159,3 +167,12 @@ def test_numbers_that_are_none_are_named_with_what_is_wanted():
             with pytest.raises(argparse.ArgumentTypeError) as raised:
                 parse(text)
             assert str(raised.value) == f"{text!r} is no {wanted}"
+
+
+def test_an_empty_path_is_not_the_current_folder(capsys):
+    assert file_path("images") == Path("images")
+    for arguments in (["score", "", "--model", "x.keras"], ["fit", "a", "--output", ""]):
+        with pytest.raises(SystemExit) as raised:
+            detect.main(arguments)
+        assert raised.value.code == 2
+        assert "a path is empty; the current folder is '.'" in capsys.readouterr().err

@@ -68,9 +68,21 @@ def experiment_parser(description: str) -> argparse.ArgumentParser:
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=description, formatter_class=form)
     add = parser.add_argument
-    add("--data-dir", type=Path, default=Path("data"), help="where data sets lie (default: data)")
-    add("--results-dir", type=Path, default=Path("runs"), help="default: runs")
+    add(
+        "--data-dir",
+        type=file_path,
+        default=Path("data"),
+        help="where data sets lie (default: data)",
+    )
+    add("--results-dir", type=file_path, default=Path("runs"), help="default: runs")
     return parser
+
+
+def file_path(text: str) -> Path:
+    """A type for argparse: a path, which no text, such as of an unset variable, is not."""
+    if not text:
+        raise argparse.ArgumentTypeError("a path is empty; the current folder is '.'")
+    return Path(text)
 
 
 def _argument(convert, check, what):
