@@ -44,7 +44,7 @@ from utils.commands import (
     share,
     whole_number,
 )
-from utils.datasets import write_digits
+from utils.datasets import random_part, write_digits
 from utils.files import check_writable, claim
 from utils.folders import Folder, arrivals, listed, read_folder, report_skipped
 from utils.images import MAX_PIXELS, REGIONS, ImageError, is_grey, printable, to_grey
@@ -87,7 +87,7 @@ def fit(options: argparse.Namespace) -> int:
     min_held_out(options.false_alarm_rate)  # refuses an absurd rate before the folder is read
     how = {"max_pixels": options.max_pixels, "region": options.region, "verbose": options.verbose}
     folder = read_folder(options.images, options.size, **how)
-    if evenly(folder.images, 1000).std(axis=0).mean() < ALIKE:
+    if random_part(folder.images, 1000, seed=0).std(axis=0).mean() < ALIKE:
         folder.remarks.append("warning: the images are nearly all alike: scores mean nothing")
     for remark in folder.remarks:
         print(remark, flush=True)
@@ -144,15 +144,10 @@ def divided(folder: Folder, options: argparse.Namespace) -> tuple[Folder, Folder
     return folder.part(np.sort(order[:n_held_out])), folder.part(np.sort(order[n_held_out:]))
 
 
-def evenly(images: np.ndarray, n: int) -> np.ndarray:
-    """At most n of the images, from all over them: neighbours may show the same."""
-    return images[:: math.ceil(len(images) / n)]
-
-
 def findings(detector: TransformationDetector, held_out: np.ndarray) -> list[str]:
     """What fit says at its end of the held-out images (n, h, w, c)."""
     scores = detector.calibration_scores_
-    recognised, chance = told_apart(detector, evenly(held_out, JUDGED))
+    recognised, chance = told_apart(detector, random_part(held_out, JUDGED, seed=0))
     lines = [
         f"\nhow {len(scores)} held-out normal images scored, in standard deviations below their "
         f"median:\n{text_histogram(anomaly_scores(scores, scores))}",

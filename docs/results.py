@@ -61,6 +61,7 @@ def scores(folders, datasets, method="transformations", index="class_name", seco
     Where index is the class alone, the last row is the mean over the classes.
     """
     runs, index = read(folders, datasets, method), index.split(",")
+    runs = runs.sort_values("class_index", kind="stable")
     table = 100 * runs.pivot_table("auroc", index, "score", sort=False)
     table = table.sort_index() if len(index) > 1 else table
     if index == ["class_name"] and len(table) > 1:

@@ -434,13 +434,6 @@ def test_a_model_without_a_mean_image_makes_no_maps(work, tmp_path, monkeypatch,
     assert not (tmp_path / "maps").exists()
 
 
-def test_a_part_of_many_images_is_from_all_over_them():
-    for n in (1, 999, 1000, 1001, 2500):
-        part = detect.evenly(np.arange(n), 1000)
-        assert len(part) <= 1000 and part[0] == 0 and part[-1] >= n - 1 - n // 1000
-        assert n > 1000 or len(part) == n
-
-
 @pytest.mark.parametrize("minutes", [[], ["--minutes", "4"]])
 @pytest.mark.parametrize("epochs", [[], ["--epochs", "1"]])
 def test_what_fit_asks_of_the_training(work, tmp_path, monkeypatch, minutes, epochs):
