@@ -55,7 +55,7 @@ class DeepBaseline(Detector):
             batches = epoch_batches(len(x), settings.batch_size, settings.epochs, settings.seed)
             model.compile(Adam(settings.learning_rate), jit_compile=use_xla())
         steps_per_epoch = math.ceil(len(x) / settings.batch_size)
-        self.record_[f"last_epoch_{model.name}"] = fit_steps(
+        fit_steps(
             model,
             lambda epoch: lambda i: (to_unit_range(x[batches[epoch * steps_per_epoch + i]]),),
             steps_per_epoch=steps_per_epoch,

@@ -216,7 +216,7 @@ class TransformationDetector(Detector):
             pairs = epoch_pairs(len(x), k, settings.seed, epoch)
             return pair_batches(x, pairs, k, settings.batch_size, **augment)
 
-        self.record_["last_epoch"] = fit_steps(
+        fit_steps(
             self._trainer_,
             make,
             steps_per_epoch=steps_per_epoch,

@@ -122,7 +122,7 @@ class Classifier(Detector):
         sgd = SGD(step_schedule(rate, total_steps, *DROPS), momentum=0.9, nesterov=True)
         muon = Muon(one_cycle(rate, total_steps))
         compile_trainer(trainer, sgd if settings.schedule == "steps" else muon)
-        self.record_["last_epoch"] = fit_steps(
+        fit_steps(
             trainer,
             lambda epoch: pair_batches(
                 x, random_pairs(len(x), k, settings.seed, epoch), k, batch_size, self._labels

@@ -23,7 +23,7 @@ def train(model, path, total_steps=6, fingerprint="one"):
     def batches_of(epoch):
         return pair_batches(x, np.random.default_rng(epoch).permutation(12), 2, batch_size=4)
 
-    checkpoint.last = fit_steps(
+    fit_steps(
         model,
         batches_of,
         steps_per_epoch=3,
@@ -54,21 +54,6 @@ def test_a_checkpoint_holds_weights_optimiser_steps_and_seconds(tmp_path):
     train(resumed, path)
     for found, expected in zip(state(resumed), state(whole), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
-
-
-def test_a_training_returns_its_last_loss_also_where_it_is_found_done(tmp_path):
-    """Six steps in one epoch of Keras's: the mean over their 24 images, counted by hand."""
-    path, losses = tmp_path / "run.checkpoint.keras", []
-
-    class Recorder(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch, logs=None):
-            losses.append(logs["loss"])  # the mean since the epoch began
-
-    with mock.patch("utils.training.TrainingProgress", lambda *_: Recorder()):
-        Recorder.close = lambda self: None
-        last = train(trainer(), path).last
-    assert last == {"loss": pytest.approx(losses[-1])} and 0 < last["loss"] < np.log(2) * 1.1
-    assert train(trainer(), path).last == last
 
 
 def test_short_epochs_share_a_call_of_fit_and_go_on_within_one(monkeypatch):

@@ -34,10 +34,8 @@ def fit_steps(
     expected_steps: Callable[[], int] | None = None,
     phase: int = 0,
     verbose: int = 1,
-) -> dict[str, float]:
+) -> None:
     """Train a compiled model for total_steps batches, from where the checkpoint left off.
-
-    Returns the loss and the metrics at the end, means over what Keras sees as the last epoch.
 
     batches_of: from an epoch, 0, 1, ..., to its batches, a function from 0..steps_per_epoch - 1 to
     what a step takes (`utils.batches.batches`). Keras and callbacks see as one epoch as many whole
@@ -52,7 +50,7 @@ def fit_steps(
     model.optimizer.build(model.trainable_variables)
     done = checkpoint.restore(model, phase)
     if done is None:
-        return {}
+        return
     checkpoint.check_finite(model, done, learning_rate)
     bar = TrainingProgress(description, total_steps, done, verbose, expected_steps)
     batches_of = functools.lru_cache(maxsize=1)(batches_of)
@@ -65,7 +63,7 @@ def fit_steps(
     while done < total_steps and not checkpoint.notes.get("ended"):
         number = done // steps_per_fit
         end = min((number + 1) * steps_per_fit, total_steps)
-        history = model.fit(
+        model.fit(
             batches(end - done, lambda i, done=done: batch(done + i)),
             initial_epoch=number,
             epochs=number + 1,
@@ -76,10 +74,8 @@ def fit_steps(
         done = int(model.optimizer.iterations)
         checkpoint.check_finite(model, done, learning_rate)
         checkpoint.notes["ended"] = bool(model.stop_training)
-        checkpoint.notes["last"] = {k: float(v[-1]) for k, v in history.history.items()}
     bar.close()
     checkpoint.save(model)
-    return checkpoint.notes.get("last", {})
 
 
 def diverged(what: str, learning_rate: float) -> ValueError:
