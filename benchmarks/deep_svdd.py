@@ -12,12 +12,11 @@ percent, of the test set.
 import contextlib
 import functools
 import json
-from pathlib import Path
 from unittest import mock
 
 import keras
 import numpy as np
-from sklearn.decomposition import MiniBatchDictionaryLearning
+from sklearn.decomposition import sparse_encode
 from sklearn.feature_extraction.image import PatchExtractor
 
 from baselines import deep_svdd
@@ -25,6 +24,7 @@ from baselines.deep_svdd import DeepSVDD
 from benchmarks.options import plain_parser
 from models.layers import BatchNormalization
 from utils.batches import epoch_batches
+from utils.commands import file_path
 from utils.datasets import load_dataset
 from utils.detector import to_unit_range
 from utils.device import PRECISIONS, device_name
@@ -44,7 +44,7 @@ def main() -> None:
     add("--epochs", type=float, default=150.0, help="of Deep SVDD; 7/3 of it come before")
     add("--seed", type=int, default=0, help="default: 0")
     add("--precision", choices=PRECISIONS, default="auto", help="default: auto")
-    add("--checkpoints", type=Path, metavar="FOLDER", help="where to go on from, if stopped")
+    add("--checkpoints", type=file_path, metavar="FOLDER", help="where to go on from, if stopped")
     options = parser.parse_args()
     parts = [part for part in options.parts.split(",") if part]
     if unknown := set(parts) - set(PARTS):
@@ -56,6 +56,8 @@ def main() -> None:
         )
         name = f"deep_svdd_{'_'.join(parts)}_{label}_{options.seed}.checkpoint.keras"
         checkpoint = options.checkpoints and options.checkpoints / name
+        if checkpoint:
+            checkpoint.parent.mkdir(parents=True, exist_ok=True)
         detector.fit(data.x_train[data.y_train == label], checkpoint=checkpoint)
         scores = detector.score_samples(data.x_test)
         found = {
@@ -69,6 +71,8 @@ def main() -> None:
             "auroc": round(100 * auroc(data.y_test == label, scores), 2),
         }
         print(json.dumps(found), flush=True)
+        if checkpoint:
+            checkpoint.unlink()
 
 
 class WithParts(DeepSVDD):
@@ -118,14 +122,37 @@ def dictionary(images: np.ndarray, atoms: int, seed: int) -> np.ndarray:
     mixed = some.transpose(0, 3, 1, 2).reshape(n, height, width, channels)
     patches = PatchExtractor(patch_size=(5, 5)).transform(mixed)
     patches = patches.reshape(len(patches), -1)
-    mean, scale = patches.mean(axis=0), patches.std(axis=0)
-    chosen = patches[rng.permutation(len(patches))[:10_000]]  # 1,000 steps of 10
-    learner = MiniBatchDictionaryLearning(
-        atoms, alpha=1, max_iter=1, batch_size=10, random_state=seed, max_no_improvement=None
-    )
-    found = learner.fit((chosen - mean) / scale).components_
+    patches = (patches - patches.mean(axis=0)) / patches.std(axis=0)
+    found = learnt_atoms(patches.astype(np.float64), atoms, rng)
     kernels = found.reshape(atoms, channels, 5, 5)[:, :, ::-1, ::-1]
     return kernels.transpose(2, 3, 1, 0).astype(np.float32)
+
+
+def learnt_atoms(x: np.ndarray, atoms: int, rng: np.random.Generator, steps: int = 1000):
+    """Atoms (atoms, d) of x (n, d), by MiniBatchDictionaryLearning of scikit-learn 0.18, batches of
+    10 and alpha 1: the release's version, whose step towards an atom leaves out that it is to be
+    divided by the atom's own code (scikit-learn's issue 4866), so that atoms come out more alike.
+    """
+    variances, axes = np.linalg.eigh(x.T @ x)
+    found = (axes * np.sqrt(np.maximum(variances, 0.0)))[:, ::-1][:, :atoms]
+    order = rng.permutation(len(x))
+    codes, products = np.zeros((atoms, atoms)), np.zeros((x.shape[1], atoms))
+    for step in range(steps):
+        batch = x[np.take(order, range(10 * step, 10 * step + 10), mode="wrap")]
+        code = sparse_encode(batch, found.T, algorithm="lasso_lars", alpha=1.0)
+        weight = 10.0 * (step + 1) if step < 9 else 100.0 + step + 1 - 10
+        kept = (weight + 1 - 10) / (weight + 1)
+        codes = kept * codes + code.T @ code
+        products = kept * products + batch.T @ code
+        rest = products - found @ codes
+        for k in range(atoms):
+            rest += np.outer(found[:, k], codes[k])
+            found[:, k] = rest @ codes[k]
+            if np.linalg.norm(found[:, k]) < 1e-10:  # no patch has it
+                found[:, k], codes[k] = rng.normal(size=len(found)), 0.0
+            found[:, k] /= np.linalg.norm(found[:, k])
+            rest -= np.outer(found[:, k], codes[k])
+    return found.T
 
 
 if __name__ == "__main__":
