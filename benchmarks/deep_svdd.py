@@ -38,7 +38,7 @@ def main() -> None:
     """The command at the head of this file."""
     parser = plain_parser(__doc__)
     add = parser.add_argument
-    add("--data-dir", default="data", help="where data sets lie (default: data)")
+    add("--data-dir", type=file_path, default="data", help="where data sets lie (default: data)")
     add("--classes", default="6,7", help="by number, separated by commas (default: 6,7)")
     add("--parts", default="", help=f"of {', '.join(PARTS)} (default: none)")
     add("--epochs", type=float, default=150.0, help="of Deep SVDD; 7/3 of it come before")

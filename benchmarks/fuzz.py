@@ -35,6 +35,7 @@ from PIL import Image, features
 import detect
 from models.recipes import RECIPES
 from models.transformation_detector import TransformationDetector
+from utils.commands import file_path
 from utils.device import commit
 from utils.tables import markdown
 
@@ -369,7 +370,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=10000, help="of files, folders and links")
     parser.add_argument("--case", type=int, help="run this one alone, and keep its folder")
-    parser.add_argument("--output", type=Path, help="a Markdown file to write")
+    parser.add_argument("--output", type=file_path, help="a Markdown file to write")
     options = parser.parse_args(arguments)
     version = commit()  # before the files may change
     found = fuzz(options.seed, options.count, options.case)

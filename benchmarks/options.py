@@ -3,6 +3,7 @@
 import argparse
 
 from models.recipes import RECIPES
+from utils.commands import file_path
 from utils.datasets import DATASETS
 
 
@@ -17,7 +18,7 @@ def data_parser(description: str) -> argparse.ArgumentParser:
     parser = plain_parser(description)
     add = parser.add_argument
     add("--dataset", choices=DATASETS, default="cifar10", help="default: cifar10")
-    add("--data-dir", default="data", help="where data sets lie (default: data)")
+    add("--data-dir", type=file_path, default="data", help="where data sets lie (default: data)")
     return parser
 
 

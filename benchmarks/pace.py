@@ -22,6 +22,7 @@ from benchmarks.options import data_parser
 from benchmarks.validation import parse_setting
 from models.image_scorer import ImageScorer
 from models.recipes import RECIPES
+from utils.commands import file_path
 from utils.datasets import load_dataset
 from utils.device import device_name
 from utils.metrics import auroc
@@ -34,7 +35,7 @@ def main() -> None:
     add("--class", type=int, default=1, help="the normal one, by number (default: 1)", dest="label")
     add("--seed", type=int, default=0, help="of the choice of images and the fits (default: 0)")
     add("--images", type=int, default=1500, help="given to fit (default: 1500)")
-    add("--models", type=Path, metavar="FOLDER", help="where to keep the models")
+    add("--models", type=file_path, metavar="FOLDER", help="where to keep the models")
     add("--test-images", type=int, metavar="N", help="a random so many (default: all)")
     add("--recipe", choices=RECIPES, default="fast", help="default: fast")
     add("--set", metavar="NAME=VALUE", action="append", default=[], help="of the recipe, any")

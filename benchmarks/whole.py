@@ -15,6 +15,7 @@ from PIL import Image
 from benchmarks.options import plain_parser
 from models.recipes import RECIPES
 from models.transformation_detector import TransformationDetector
+from utils.commands import file_path
 from utils.datasets import load_dataset
 from utils.metrics import auroc
 
@@ -33,7 +34,7 @@ def main() -> None:
     """The command at the head of this file."""
     parser = plain_parser(__doc__)
     add = parser.add_argument
-    add("--data-dir", default="data", help="where data sets lie (default: data)")
+    add("--data-dir", type=file_path, default="data", help="where data sets lie (default: data)")
     add("--images", choices=IMAGES, default="digits", help="default: digits")
     add("--side", type=int, default=32, help="of the squares, in pixels (default: 32)")
     add("--seeds", default="0", help="separated by commas (default: 0)")

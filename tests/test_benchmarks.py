@@ -62,41 +62,64 @@ def test_fixed_batches_are_the_same_sets_in_new_orders():
 
 
 def test_a_dictionary_s_atoms_are_turned_into_kernels(monkeypatch):
-    """Atom a has number a 75 + c 25 + i 5 + j where the release has channel c, row i, column j."""
+    """Atom a has number a 75 + c 25 + i 5 + j where the release has channel c, row i, column j.
+
+    Pixels say where they are: the release's array (n, c, h, w) is read as (n, h, w, c).
+    """
     seen = []
 
-    class Learner:
-        components_ = np.arange(2 * 75).reshape(2, 75)
+    def learn(patches, atoms, rng):
+        seen.append(patches)
+        return np.arange(atoms * 75).reshape(atoms, 75)
 
-        def __init__(self, atoms, **_):
-            assert atoms == 2
-
-        def fit(self, patches):
-            seen.append(patches)
-            return self
-
-    monkeypatch.setattr(deep_svdd, "MiniBatchDictionaryLearning", Learner)
-    x = np.random.default_rng(0).uniform(size=(3, 8, 8, 3))
+    monkeypatch.setattr(deep_svdd, "learnt_atoms", learn)
+    x = np.random.default_rng(0).uniform(size=(1, 6, 6, 3))
     kernels = deep_svdd.dictionary(x, 2, seed=0)
     i, j, c, a = np.indices((5, 5, 3, 2))
     np.testing.assert_array_equal(kernels, a * 75 + c * 25 + (4 - i) * 5 + (4 - j))
-    (patches,) = seen
-    assert patches.shape == (3 * 4 * 4, 75)
-    np.testing.assert_allclose(patches.mean(axis=0), 0, atol=1e-12)
-    np.testing.assert_allclose(patches.std(axis=0), 1)
+    as_read = np.stack([x[0, :, :, each] for each in range(3)]).ravel()
+    patches = np.empty((2, 2, 75))
+    for row, column, number in np.ndindex(patches.shape):
+        i, rest = divmod(number, 15)
+        j, c = divmod(rest, 3)
+        patches[row, column, number] = as_read[(row + i) * 18 + (column + j) * 3 + c]
+    patches = patches.reshape(4, 75)
+    expected = (patches - patches.mean(axis=0)) / patches.std(axis=0)
+    np.testing.assert_allclose(seen[0], expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("parts", [[], ["normalised", "dictionary"]])
+def test_atoms_of_unit_length_along_what_the_patches_have():
+    """Patches of three directions, of which each has one, and a fourth that none has."""
+    rng = np.random.default_rng(0)
+    which, sizes = rng.integers(0, 3, 500), rng.uniform(5, 10, 500) * rng.choice([-1, 1], 500)
+    x = sizes[:, None] * np.eye(8)[which]
+    atoms = deep_svdd.learnt_atoms(x, 4, rng, steps=100)
+    assert atoms.shape == (4, 8)
+    np.testing.assert_allclose(np.linalg.norm(atoms, axis=1), 1)
+    np.testing.assert_allclose(np.sort(np.abs(atoms @ np.eye(8)[:3].T).max(axis=0)), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("parts", [[], list(deep_svdd.PARTS)])
 def test_deep_svdd_has_the_parts_asked_for(parts, monkeypatch):
-    made = {}
-    monkeypatch.setattr(
-        deep_svdd.WithParts, "_fit_model", lambda self, model, *_: made.setdefault("model", model)
-    )
+    made = []
+
+    def keep(model, batches_of, *, total_steps, steps_per_epoch, **_):
+        model.optimizer.build(model.trainable_variables)
+        epochs = [batches_of(e) for e in range(total_steps // steps_per_epoch)]
+        made.append((model, [[e(i)[0] for i in range(steps_per_epoch)] for e in epochs]))
+
+    monkeypatch.setattr("baselines.deep.fit_steps", keep)
     monkeypatch.setattr(deep_svdd, "dictionary", lambda x, n, seed: np.full((5, 5, 3, n), 0.25))
     x = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), dtype=np.uint8)
-    deep_svdd.WithParts(parts, representation_dim=8, seed=1, verbose=0).fit(x)
-    before_last = made["model"].decoder.layers[-2]
+    how = {"representation_dim": 8, "batch_size": 4, "epochs": 3, "seed": 1, "verbose": 0}
+    deep_svdd.WithParts(parts, **how).fit(x)
+    (autoencoder, _), _ = made
+    before_last = autoencoder.decoder.layers[-2]
     assert isinstance(before_last, layers.BatchNormalization) == bool(parts)
-    assert made["model"].decoder.output_shape == (None, 16, 16, 3)
-    first = next(e for e in made["model"].encoder.layers if isinstance(e, layers.Conv2D))
+    assert autoencoder.decoder.output_shape == (None, 16, 16, 3)
+    first = next(e for e in autoencoder.encoder.layers if isinstance(e, layers.Conv2D))
     assert np.all(np.asarray(first.kernel) == 0.25) == bool(parts)
+    for model, epochs in made:
+        assert model.optimizer.epsilon == (1e-8 if parts else 1e-7)
+        sets = {frozenset(batch.tobytes() for batch in epoch) for epoch in epochs}
+        assert (len(sets) == 1) == bool(parts)

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 import detect
+import experiments
+import multiclass_experiment
+from utils import cats_vs_dogs
 from utils.commands import (
     file_path,
     number_above_zero,
@@ -169,10 +172,20 @@ def test_numbers_that_are_none_are_named_with_what_is_wanted():
             assert str(raised.value) == f"{text!r} is no {wanted}"
 
 
-def test_an_empty_path_is_not_the_current_folder(capsys):
+@pytest.mark.parametrize(
+    ("main", "arguments"),
+    [
+        (detect.main, ["score", "", "--model", "x.keras"]),
+        (detect.main, ["fit", "a", "--output", ""]),
+        (experiments.main, ["--results-dir", ""]),
+        (experiments.main, ["--beside", "results", ""]),
+        (multiclass_experiment.main, ["--data-dir", ""]),
+        (cats_vs_dogs.main, ["cats_vs_dogs", ""]),
+    ],
+)
+def test_an_empty_path_is_not_the_current_folder(main, arguments, capsys):
     assert file_path("images") == Path("images")
-    for arguments in (["score", "", "--model", "x.keras"], ["fit", "a", "--output", ""]):
-        with pytest.raises(SystemExit) as raised:
-            detect.main(arguments)
-        assert raised.value.code == 2
-        assert "a path is empty; the current folder is '.'" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as raised:
+        main(arguments)
+    assert raised.value.code == 2
+    assert "a path is empty; the current folder is '.'" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from utils.commands import run_command
+from utils.commands import file_path, run_command
 from utils.files import check_writable, write_npz
 from utils.images import ImageError, printable
 
@@ -121,7 +121,9 @@ def main(arguments: list[str] | None = None) -> int:
     text = (build_cats_vs_dogs.__doc__ or "").split("\n\n")[0]
     parser = argparse.ArgumentParser(prog="python -m utils.datasets", description=text)
     parser.add_argument("name", choices=["cats_vs_dogs"])
-    parser.add_argument("folder", help="of cat.N.jpg and dog.N.jpg, or of Cat/N.jpg and Dog/N.jpg")
-    parser.add_argument("--data-dir", default="data", help="where the .npz goes (default: data)")
+    add = parser.add_argument
+    text = "of cat.N.jpg and dog.N.jpg, or of Cat/N.jpg and Dog/N.jpg"
+    add("folder", type=file_path, help=text)
+    add("--data-dir", type=file_path, default="data", help="where the .npz goes (default: data)")
     options = parser.parse_args(arguments)
     return run_command(lambda: print("wrote", build_cats_vs_dogs(options.folder, options.data_dir)))

@@ -68,13 +68,8 @@ def experiment_parser(description: str) -> argparse.ArgumentParser:
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=description, formatter_class=form)
     add = parser.add_argument
-    add(
-        "--data-dir",
-        type=file_path,
-        default=Path("data"),
-        help="where data sets lie (default: data)",
-    )
-    add("--results-dir", type=file_path, default=Path("runs"), help="default: runs")
+    add("--data-dir", type=file_path, default="data", help="where data sets lie (default: data)")
+    add("--results-dir", type=file_path, default="runs", help="default: runs")
     return parser
 
 
