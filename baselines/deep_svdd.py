@@ -41,7 +41,7 @@ class DeepSVDD(DeepBaseline):
     epochs, of the autoencoder's for the last two sevenths. pretraining_epochs: those of the
     autoencoder, whose loss is the mean of the squared errors' sum over pixels; None is 7/3 of
     `epochs`, 350 for 150, and 0 leaves it out. held_out: the random share of the images that
-    training does not see, which validated the authors' choices. Images enter with their
+    training does not see, as in the release. Images enter with their
     contrast normalised and training's range of that scaled to [0, 1], which does not depend on the
     range of the pixels. The score is -||f(x) - c||^2.
     """

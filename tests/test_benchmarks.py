@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from sklearn.decomposition import sparse_encode
 
 from benchmarks import deep_svdd
 from benchmarks.deep_svdd import fixed_batches
@@ -97,6 +98,23 @@ def test_atoms_of_unit_length_along_what_the_patches_have():
     assert atoms.shape == (4, 8)
     np.testing.assert_allclose(np.linalg.norm(atoms, axis=1), 1)
     np.testing.assert_allclose(np.sort(np.abs(atoms @ np.eye(8)[:3].T).max(axis=0)), 1, atol=1e-6)
+
+
+def test_a_step_of_the_dictionary_is_the_old_one():
+    """Each atom along what the others leave of the products, weighted by its row of codes."""
+    x = np.random.default_rng(0).normal(size=(10, 6)) @ np.diag([9, 7, 5, 3, 2, 1])
+    found = deep_svdd.learnt_atoms(x, 3, np.random.default_rng(1), steps=1)
+    axes, sizes, _ = np.linalg.svd(x.T)
+    atoms = axes[:, :3] * sizes[:3]
+    code = sparse_encode(x, atoms.T, algorithm="lasso_lars", alpha=1.0)
+    codes, products = code.T @ code, x.T @ code
+    for k in range(3):
+        others = [j for j in range(3) if j != k]
+        left = products - sum(np.outer(atoms[:, j], codes[j]) for j in others)
+        atoms[:, k] = left @ codes[k]
+        atoms[:, k] /= np.linalg.norm(atoms[:, k])
+    signs = np.sign(np.sum(found * atoms.T, axis=1, keepdims=True))
+    np.testing.assert_allclose(signs * found, atoms.T, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("parts", [[], list(deep_svdd.PARTS)])
