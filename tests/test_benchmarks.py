@@ -1,12 +1,14 @@
 """The arithmetic that the benchmarks' pages quote."""
 
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
 from keras import layers
 from sklearn.decomposition import sparse_encode
 
-from benchmarks import deep_svdd
+from benchmarks import deep_svdd, folders
 from benchmarks.deep_svdd import fixed_batches
 from benchmarks.timing import medians, seconds_of
 
@@ -37,6 +39,41 @@ def test_a_step_is_three_passes_and_six_of_second_order():
     decoder = 9 * (4**2 * 256 * 128 + 8**2 * 128 * 64 + 16**2 * 64 * 3) + 4 * 4 * 256 * 256
     assert multiply_adds("cae_ocsvm", autoencoder) == 3 * (encoder + decoder)
     assert batch[0].shape == (128, 32, 32, 3)
+
+
+def test_what_a_folder_s_model_tells_from_normal_images():
+    """Scores are the first pixel, of the 19 held-out images 1 to 19."""
+
+    class Detector:
+        calibration_scores_, false_alarm_rate_ = np.arange(1.0, 20.0), 0.05
+        record_, batch_size = {"training_samples": 1280}, 128
+
+        def score_samples(self, x):
+            return x[:, 0, 0, 0].astype(float)
+
+    scorer = SimpleNamespace(detector=Detector(), prepare=lambda x: x)
+    first = {"normal": [5, 6, 7, 8], "other classes": [0, 0, 7, 9], "8x8": [9, 9, 9, 9]}
+    tested = {
+        kind: np.full((4, 2, 2, 1), 1) * np.reshape(v, (4, 1, 1, 1)) for kind, v in first.items()
+    }
+    assert folders.measures(scorer, tested) == {
+        "steps": 10,
+        "normal flagged": 0.0,
+        "other classes": {"auroc": 59.4, "flagged": 50.0},  # 9.5 of 16 pairs
+        "8x8": {"auroc": 0.0, "flagged": 0.0},
+    }
+
+
+def test_patches_are_pasted_into_normal_test_images():
+    x = np.arange(40, dtype=np.uint8)[:, None, None, None] * np.ones((1, 16, 16, 1), np.uint8)
+    data = SimpleNamespace(x_test=x, y_test=np.arange(40) % 2)
+    found = folders.test_images(data, SimpleNamespace(label=1, tested=10))
+    assert list(found) == ["normal", "other classes", "8x8", "12x12"]
+    assert np.all(found["normal"] % 2 == 1) and np.all(found["other classes"] % 2 == 0)
+    for side in folders.PATCHES:
+        differs = found[f"{side}x{side}"] != found["normal"]
+        assert np.all(differs.sum(axis=(1, 2, 3)) == side**2)
+        assert np.all(found[f"{side}x{side}"][differs] % 2 == 0)
 
 
 def test_a_median_leaves_the_first_round_out():
