@@ -1,12 +1,13 @@
-"""What changes Deep SVDD's AUROC, of what its authors' release for Theano has and ours has not.
+"""What changes Deep SVDD's AUROC, of what its authors' releases have and ours has not.
 
     python -m benchmarks.deep_svdd --classes 6,7 --parts normalised,fixed,dictionary,epsilon
 
-The parts: the decoder's last convolution is `normalised` too; batches are put together once, and
-their order alone is drawn anew each epoch (`fixed`); the first layer's kernels start from a
-`dictionary` of patches of 500 images, whose channels a reshape has mixed; Adam's `epsilon` is 1e-8.
-Trains on CIFAR-10 by the paper's recipe, or less, and prints a line of JSON a class: the AUROC, in
-percent, of the test set.
+Of the one for Theano: the decoder's last convolution is `normalised` too; batches are put together
+once, and their order alone is drawn anew each epoch (`fixed`); the first layer's kernels start from
+a `dictionary` of patches of 500 images, whose channels a reshape has mixed; Adam's `epsilon` is
+1e-8. Of the one for PyTorch: batch normalisation is `plain`, its gamma 1 and its beta 0. Trains on
+CIFAR-10 by the paper's recipe, or less, and prints a line of JSON a class: the AUROC, in percent,
+of the test set.
 """
 
 import contextlib
@@ -31,7 +32,7 @@ from utils.device import PRECISIONS, device_name
 from utils.metrics import auroc
 from utils.optimizers import Adam
 
-PARTS = ("normalised", "fixed", "dictionary", "epsilon")
+PARTS = ("normalised", "fixed", "dictionary", "epsilon", "plain")
 
 
 def main() -> None:
@@ -100,6 +101,10 @@ class WithParts(DeepSVDD):
             first = next(each for each in encoder.layers if isinstance(each, keras.layers.Conv2D))
             images = normalise(to_unit_range(x))
             first.kernel.assign(dictionary(np.asarray(images), first.filters, self.settings_.seed))
+        if "plain" in self.parts:
+            for each in [*encoder.layers, *decoder.layers]:
+                if isinstance(each, BatchNormalization):
+                    each.gamma.trainable = each.beta.trainable = False
         return encoder, decoder, normalise
 
 

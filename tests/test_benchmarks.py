@@ -174,7 +174,11 @@ def test_deep_svdd_has_the_parts_asked_for(parts, monkeypatch):
     assert autoencoder.decoder.output_shape == (None, 16, 16, 3)
     first = next(e for e in autoencoder.encoder.layers if isinstance(e, layers.Conv2D))
     assert np.all(np.asarray(first.kernel) == 0.25) == bool(parts)
+    norms = [e for e in autoencoder.encoder.layers if isinstance(e, layers.BatchNormalization)]
+    assert [len(e.trainable_variables) for e in norms] == [0 if parts else 2] * 3
     for model, epochs in made:
+        trained = {id(variable) for variable in model.trainable_variables}
+        assert all((id(e.beta) in trained) != bool(parts) for e in norms)
         assert model.optimizer.epsilon == (1e-8 if parts else 1e-7)
         sets = {frozenset(batch.tobytes() for batch in epoch) for epoch in epochs}
         assert (len(sets) == 1) == bool(parts)
