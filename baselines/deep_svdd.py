@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 from keras import layers, ops
+from sklearn.decomposition import sparse_encode
+from sklearn.feature_extraction.image import PatchExtractor
 
 from baselines.deep import SCORING_BATCH, Autoencoder, DeepBaseline, Network
 from models.layers import BatchNormalization
@@ -29,6 +31,9 @@ PRETRAINING = 350 / 150
 SLOPE = 0.01
 """Of leaky ReLU."""
 
+DICTIONARY_IMAGES, DICTIONARY_STEPS = 500, 1000
+"""What the autoencoder's first kernels are learnt from: random images, and steps of 10 patches."""
+
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class DeepSVDD(DeepBaseline):
@@ -41,9 +46,10 @@ class DeepSVDD(DeepBaseline):
     epochs, of the autoencoder's for the last two sevenths. pretraining_epochs: those of the
     autoencoder, whose loss is the mean of the squared errors' sum over pixels; None is 7/3 of
     `epochs`, 350 for 150, and 0 leaves it out. held_out: the random share of the images that
-    training does not see, as in the release. Images enter with their
-    contrast normalised and training's range of that scaled to [0, 1], which does not depend on the
-    range of the pixels. The score is -||f(x) - c||^2.
+    training does not see, as in the release. Images enter with their contrast normalised and
+    training's range of that scaled to [0, 1], which does not depend on the range of the pixels. The
+    first kernels of the autoencoder are a dictionary of the images' patches (`patch_kernels`).
+    The score is -||f(x) - c||^2.
     """
 
     representation_dim: int = setting(128, whole_number())
@@ -62,6 +68,10 @@ class DeepSVDD(DeepBaseline):
         if pretraining is None:
             pretraining = PRETRAINING * epochs
         if pretraining:
+            some = random_part(x, DICTIONARY_IMAGES, settings.seed)
+            images = ops.convert_to_numpy(normalise(to_unit_range(some)))
+            first = next(each for each in encoder.layers if isinstance(each, layers.Conv2D))
+            first.kernel.assign(patch_kernels(images, first.filters, settings.seed))
             autoencoder = _Autoencoder(encoder, decoder, normalise)
             self._fit_model(autoencoder, x, pretraining, 0, checkpoint, callbacks)
         encoder.jit_compile = use_xla()
@@ -71,10 +81,10 @@ class DeepSVDD(DeepBaseline):
 
     def _fit_model(self, model, x, epochs, phase, checkpoint, callbacks):
         settings = self.settings_
-        batches = epoch_batches(len(x), settings.batch_size, epochs, settings.seed)
+        batches = fixed_batches(len(x), settings.batch_size, epochs, settings.seed)
         drop = 1 - FINE_TUNING[phase]
         rate = step_schedule(settings.learning_rate, len(batches), (drop,), 0.1)
-        model.compile(Adam(rate), jit_compile=use_xla())
+        model.compile(Adam(rate, epsilon=1e-8), jit_compile=use_xla())
         self._train(model, x, checkpoint, callbacks, batches=batches, phase=phase)
 
     def _lenet(self, x):
@@ -104,9 +114,11 @@ class DeepSVDD(DeepBaseline):
             how = kernel(gain=2.0) | policy
             return layers.Conv2D(filters, 5, padding="same", use_bias=False, **how)(y)
 
+        def normalised(y, filters):
+            return BatchNormalization(momentum=0.9, epsilon=1e-4, **policy)(conv(y, filters))
+
         def block(y, filters, resize):
-            y = BatchNormalization(momentum=0.9, epsilon=1e-4, **policy)(conv(y, filters))
-            return resize(**policy)(layers.LeakyReLU(SLOPE, **policy)(y))
+            return resize(**policy)(layers.LeakyReLU(SLOPE, **policy)(normalised(y, filters)))
 
         low, high = contrast_limits(x)
 
@@ -124,8 +136,59 @@ class DeepSVDD(DeepBaseline):
         y = layers.Reshape((side, side, units // side**2))(layers.LeakyReLU(SLOPE)(codes))
         for filters in (128, 64, 32):
             y = block(y, filters, layers.UpSampling2D)
-        decoded = layers.Activation("sigmoid")(conv(y, channels))
+        decoded = layers.Activation("sigmoid")(normalised(y, channels))
         return encoder, keras.Model(codes, decoded, name="decoder"), normalise
+
+
+def fixed_batches(n: int, batch_size: int, epochs: float, seed: int) -> list[np.ndarray]:
+    """`epoch_batches` that are always of the same images; their order is new each epoch."""
+    batches = epoch_batches(n, batch_size, 1, seed)
+    order = epoch_batches(len(batches), 1, epochs, seed)
+    return [batches[int(each[0])] for each in order]
+
+
+def patch_kernels(images: np.ndarray, atoms: int, seed: int) -> np.ndarray:
+    """Kernels (5, 5, c, atoms) learnt from 5x5 patches of images (n, h, w, c), as released.
+
+    The release has images as (n, c, h, w), and calls the patches' numbers, taken as (h, w, c) of
+    what is not, (c, 5, 5); its convolution turns the kernels by 180 degrees.
+    """
+    n, height, width, channels = images.shape
+    mixed = images.transpose(0, 3, 1, 2).reshape(n, height, width, channels)
+    patches = PatchExtractor(patch_size=(5, 5)).transform(mixed).reshape(-1, 25 * channels)
+    scale = patches.std(axis=0)
+    patches = (patches - patches.mean(axis=0)) / np.where(scale > 0, scale, 1.0)
+    found = learnt_atoms(patches.astype(np.float64), atoms, np.random.default_rng(seed))
+    kernels = found.reshape(atoms, channels, 5, 5)[:, :, ::-1, ::-1]
+    return kernels.transpose(2, 3, 1, 0).astype(np.float32)
+
+
+def learnt_atoms(x: np.ndarray, atoms: int, rng: np.random.Generator) -> np.ndarray:
+    """Atoms (atoms, d) of x (n, d), by MiniBatchDictionaryLearning of scikit-learn 0.18, batches of
+    10 and alpha 1: the release's version, whose step towards an atom leaves out that it is to be
+    divided by the atom's own code (scikit-learn's issue 4866), so that atoms come out more alike.
+    """
+    variances, axes = np.linalg.eigh(x.T @ x)
+    found = rng.normal(size=(x.shape[1], max(atoms, x.shape[1])))
+    found[:, : len(axes)] = (axes * np.sqrt(np.maximum(variances, 0.0)))[:, ::-1]
+    found, order = found[:, :atoms], rng.permutation(len(x))
+    codes, products = np.zeros((atoms, atoms)), np.zeros((x.shape[1], atoms))
+    for step in range(DICTIONARY_STEPS):
+        batch = x[np.take(order, range(10 * step, 10 * step + 10), mode="wrap")]
+        code = sparse_encode(batch, found.T, algorithm="lasso_lars", alpha=1.0)
+        weight = 10.0 * (step + 1) if step < 9 else 100.0 + step + 1 - 10
+        kept = (weight + 1 - 10) / (weight + 1)
+        codes = kept * codes + code.T @ code
+        products = kept * products + batch.T @ code
+        rest = products - found @ codes
+        for k in range(atoms):
+            rest += np.outer(found[:, k], codes[k])
+            found[:, k] = rest @ codes[k]
+            if np.linalg.norm(found[:, k]) < 1e-10:  # no patch has it
+                found[:, k], codes[k] = rng.normal(size=len(found)), 0.0
+            found[:, k] /= np.linalg.norm(found[:, k])
+            rest -= np.outer(found[:, k], codes[k])
+    return found.T
 
 
 def normalise_contrast(images):

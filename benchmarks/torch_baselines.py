@@ -66,7 +66,7 @@ def lenet_decoder():
         *block(8, 128, nn.Upsample(scale_factor=2)),
         *block(128, 64, nn.Upsample(scale_factor=2)),
         *block(64, 32, nn.Upsample(scale_factor=2)),
-        *[nn.Conv2d(32, 3, 5, padding=2, bias=False), nn.Sigmoid()],
+        *[nn.Conv2d(32, 3, 5, padding=2, bias=False), nn.BatchNorm2d(3, 1e-4), nn.Sigmoid()],
     )
 
 

@@ -52,6 +52,12 @@ def small_network(monkeypatch):
     monkeypatch.setattr(module, "create_wide_residual_network", create_small_network)
 
 
+@pytest.fixture(autouse=True)
+def short_dictionary(monkeypatch):
+    """Deep SVDD learns its first kernels in half a second, which takes five."""
+    monkeypatch.setattr("baselines.deep_svdd.DICTIONARY_STEPS", 100)
+
+
 not_of_tf_data = pytest.mark.filterwarnings("ignore:Even though the `tf.config")
 """What TensorFlow says with `eagerly`: tf.data runs as ever."""
 

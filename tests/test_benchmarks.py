@@ -6,10 +6,8 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from sklearn.decomposition import sparse_encode
 
-from benchmarks import deep_svdd, folders
-from benchmarks.deep_svdd import fixed_batches
+from benchmarks import folders
 from benchmarks.timing import medians, seconds_of
 
 tf = pytest.importorskip("tensorflow")
@@ -87,98 +85,3 @@ def test_seconds_are_those_of_a_call():
     called = []
     assert seconds_of(lambda: called.append(1), 3, lambda: next(clock)) == 2.0
     assert len(called) == 3
-
-
-def test_fixed_batches_are_the_same_sets_in_new_orders():
-    batches = fixed_batches(10, 4, 6, seed=3)
-    epochs = [batches[start : start + 3] for start in range(0, 18, 3)]
-    sets = [sorted(tuple(sorted(batch)) for batch in epoch) for epoch in epochs]
-    assert sets == [sets[0]] * 6
-    assert sorted(np.concatenate(epochs[0])) == list(range(10))
-    assert len({tuple(map(tuple, epoch)) for epoch in epochs}) > 1
-    assert len(fixed_batches(10, 4, 0.5, seed=3)) == 2
-
-
-def test_a_dictionary_s_atoms_are_turned_into_kernels(monkeypatch):
-    """Atom a has number a 75 + c 25 + i 5 + j where the release has channel c, row i, column j.
-
-    Pixels say where they are: the release's array (n, c, h, w) is read as (n, h, w, c).
-    """
-    seen = []
-
-    def learn(patches, atoms, rng):
-        seen.append(patches)
-        return np.arange(atoms * 75).reshape(atoms, 75)
-
-    monkeypatch.setattr(deep_svdd, "learnt_atoms", learn)
-    x = np.random.default_rng(0).uniform(size=(1, 6, 6, 3))
-    kernels = deep_svdd.dictionary(x, 2, seed=0)
-    i, j, c, a = np.indices((5, 5, 3, 2))
-    np.testing.assert_array_equal(kernels, a * 75 + c * 25 + (4 - i) * 5 + (4 - j))
-    as_read = np.stack([x[0, :, :, each] for each in range(3)]).ravel()
-    patches = np.empty((2, 2, 75))
-    for row, column, number in np.ndindex(patches.shape):
-        i, rest = divmod(number, 15)
-        j, c = divmod(rest, 3)
-        patches[row, column, number] = as_read[(row + i) * 18 + (column + j) * 3 + c]
-    patches = patches.reshape(4, 75)
-    expected = (patches - patches.mean(axis=0)) / patches.std(axis=0)
-    np.testing.assert_allclose(seen[0], expected, rtol=1e-5)
-
-
-def test_atoms_of_unit_length_along_what_the_patches_have():
-    """Patches of three directions, of which each has one, and a fourth that none has."""
-    rng = np.random.default_rng(0)
-    which, sizes = rng.integers(0, 3, 500), rng.uniform(5, 10, 500) * rng.choice([-1, 1], 500)
-    x = sizes[:, None] * np.eye(8)[which]
-    atoms = deep_svdd.learnt_atoms(x, 4, rng, steps=100)
-    assert atoms.shape == (4, 8)
-    np.testing.assert_allclose(np.linalg.norm(atoms, axis=1), 1)
-    np.testing.assert_allclose(np.sort(np.abs(atoms @ np.eye(8)[:3].T).max(axis=0)), 1, atol=1e-6)
-
-
-def test_a_step_of_the_dictionary_is_the_old_one():
-    """Each atom along what the others leave of the products, weighted by its row of codes."""
-    x = np.random.default_rng(0).normal(size=(10, 6)) @ np.diag([9, 7, 5, 3, 2, 1])
-    found = deep_svdd.learnt_atoms(x, 3, np.random.default_rng(1), steps=1)
-    axes, sizes, _ = np.linalg.svd(x.T)
-    atoms = axes[:, :3] * sizes[:3]
-    code = sparse_encode(x, atoms.T, algorithm="lasso_lars", alpha=1.0)
-    codes, products = code.T @ code, x.T @ code
-    for k in range(3):
-        others = [j for j in range(3) if j != k]
-        left = products - sum(np.outer(atoms[:, j], codes[j]) for j in others)
-        atoms[:, k] = left @ codes[k]
-        atoms[:, k] /= np.linalg.norm(atoms[:, k])
-    signs = np.sign(np.sum(found * atoms.T, axis=1, keepdims=True))
-    np.testing.assert_allclose(signs * found, atoms.T, rtol=1e-6, atol=1e-9)
-
-
-@pytest.mark.parametrize("parts", [[], list(deep_svdd.PARTS)])
-def test_deep_svdd_has_the_parts_asked_for(parts, monkeypatch):
-    made = []
-
-    def keep(model, batches_of, *, total_steps, steps_per_epoch, **_):
-        model.optimizer.build(model.trainable_variables)
-        epochs = [batches_of(e) for e in range(total_steps // steps_per_epoch)]
-        made.append((model, [[e(i)[0] for i in range(steps_per_epoch)] for e in epochs]))
-
-    monkeypatch.setattr("baselines.deep.fit_steps", keep)
-    monkeypatch.setattr(deep_svdd, "dictionary", lambda x, n, seed: np.full((5, 5, 3, n), 0.25))
-    x = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), dtype=np.uint8)
-    how = {"representation_dim": 8, "batch_size": 4, "epochs": 3, "seed": 1, "verbose": 0}
-    deep_svdd.WithParts(parts, **how).fit(x)
-    (autoencoder, _), _ = made
-    before_last = autoencoder.decoder.layers[-2]
-    assert isinstance(before_last, layers.BatchNormalization) == bool(parts)
-    assert autoencoder.decoder.output_shape == (None, 16, 16, 3)
-    first = next(e for e in autoencoder.encoder.layers if isinstance(e, layers.Conv2D))
-    assert np.all(np.asarray(first.kernel) == 0.25) == bool(parts)
-    norms = [e for e in autoencoder.encoder.layers if isinstance(e, layers.BatchNormalization)]
-    assert [len(e.trainable_variables) for e in norms] == [0 if parts else 2] * 3
-    for model, epochs in made:
-        trained = {id(variable) for variable in model.trainable_variables}
-        assert all((id(e.beta) in trained) != bool(parts) for e in norms)
-        assert model.optimizer.epsilon == (1e-8 if parts else 1e-7)
-        sets = {frozenset(batch.tobytes() for batch in epoch) for epoch in epochs}
-        assert (len(sets) == 1) == bool(parts)
