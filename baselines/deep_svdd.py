@@ -164,9 +164,11 @@ def patch_kernels(images: np.ndarray, atoms: int, seed: int) -> np.ndarray:
 
 
 def learnt_atoms(x: np.ndarray, atoms: int, rng: np.random.Generator) -> np.ndarray:
-    """Atoms (atoms, d) of x (n, d), by MiniBatchDictionaryLearning of scikit-learn 0.18, batches of
-    10 and alpha 1: the release's version, whose step towards an atom leaves out that it is to be
-    divided by the atom's own code (scikit-learn's issue 4866), so that atoms come out more alike.
+    """Atoms (atoms, d) of x (n, d), learnt online as in scikit-learn 0.18, the release's version.
+
+    MiniBatchDictionaryLearning with batches of 10 and alpha 1, whose step towards an atom leaves
+    out that it is to be divided by the atom's own code (scikit-learn's issue 4866), so that atoms
+    come out more alike.
     """
     variances, axes = np.linalg.eigh(x.T @ x)
     found = rng.normal(size=(x.shape[1], max(atoms, x.shape[1])))
@@ -176,8 +178,8 @@ def learnt_atoms(x: np.ndarray, atoms: int, rng: np.random.Generator) -> np.ndar
     for step in range(DICTIONARY_STEPS):
         batch = x[np.take(order, range(10 * step, 10 * step + 10), mode="wrap")]
         code = sparse_encode(batch, found.T, algorithm="lasso_lars", alpha=1.0)
-        weight = 10.0 * (step + 1) if step < 9 else 100.0 + step + 1 - 10
-        kept = (weight + 1 - 10) / (weight + 1)
+        weight = min(10.0 * (step + 1), step + 91.0)
+        kept = (weight - 9) / (weight + 1)
         codes = kept * codes + code.T @ code
         products = kept * products + batch.T @ code
         rest = products - found @ codes

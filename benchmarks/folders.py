@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.anomaly_map import pasted
-from benchmarks.options import data_parser
-from benchmarks.pace import fitted, write_images
+from benchmarks.options import folder_parser
+from benchmarks.pace import fitted, good_images, write_images
 from models.recipes import RECIPES
 from utils.commands import number_above_zero
 from utils.datasets import load_dataset, random_part
@@ -30,19 +30,14 @@ PATCHES = 8, 12
 
 def main() -> None:
     """The command at the head of this file."""
-    parser = data_parser(__doc__)
+    parser = folder_parser(__doc__)
     add = parser.add_argument
-    add("--class", type=int, default=1, help="the normal one, by number (default: 1)", dest="label")
-    add("--seed", type=int, default=0, help="of the choice of images and the fits (default: 0)")
-    add("--images", type=int, default=1500, help="given to fit (default: 1500)")
     add("--tested", type=int, default=500, help="normal images, and odd ones (default: 500)")
     add("--recipes", default="fast,best_short", help=f"of {', '.join(RECIPES)}")
     add("--minutes", type=number_above_zero, default=4.0, help="of a fit (default: 4)")
     options = parser.parse_args()
     data = load_dataset(options.dataset, options.data_dir)
-    mine = data.x_train[data.y_train == options.label]
-    good = np.random.default_rng(options.seed).permutation(mine)[: options.images]
-    tested = test_images(data, options)
+    good, tested = good_images(data, options), test_images(data, options)
     with tempfile.TemporaryDirectory() as folder:
         write_images(Path(folder, "good"), good)
         for recipe in options.recipes.split(","):

@@ -22,8 +22,18 @@ def data_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
+def folder_parser(description: str) -> argparse.ArgumentParser:
+    """The same with what `detect.py fit` is given: --class (`label`), --seed and --images."""
+    parser = data_parser(description)
+    add = parser.add_argument
+    add("--class", type=int, default=1, help="the normal one, by number (default: 1)", dest="label")
+    add("--seed", type=int, default=0, help="of the choice of images and the fits (default: 0)")
+    add("--images", type=int, default=1500, help="given to fit (default: 1500)")
+    return parser
+
+
 def recipe_parser(description: str, classes: str) -> argparse.ArgumentParser:
-    """The same with --classes, by default those given, and --recipe."""
+    """That of `data_parser` with --classes, by default those given, and --recipe."""
     parser = data_parser(description)
     add = parser.add_argument
     add("--classes", default=classes, help="by number, separated by commas (default: %(default)s)")

@@ -8,6 +8,7 @@ that each made, the seconds of training, and the AUROC, in percent, of the data 
 the detector's own score.
 """
 
+import argparse
 import contextlib
 import json
 import sys
@@ -18,23 +19,20 @@ import numpy as np
 from PIL import Image
 
 import detect
-from benchmarks.options import data_parser
+from benchmarks.options import folder_parser
 from benchmarks.validation import parse_setting
 from models.image_scorer import ImageScorer
 from models.recipes import RECIPES
 from utils.commands import file_path
-from utils.datasets import load_dataset
+from utils.datasets import Dataset, load_dataset
 from utils.device import device_name
 from utils.metrics import auroc
 
 
 def main() -> None:
     """The command at the head of this file."""
-    parser = data_parser(__doc__)
+    parser = folder_parser(__doc__)
     add = parser.add_argument
-    add("--class", type=int, default=1, help="the normal one, by number (default: 1)", dest="label")
-    add("--seed", type=int, default=0, help="of the choice of images and the fits (default: 0)")
-    add("--images", type=int, default=1500, help="given to fit (default: 1500)")
     add("--models", type=file_path, metavar="FOLDER", help="where to keep the models")
     add("--test-images", type=int, metavar="N", help="a random so many (default: all)")
     add("--recipe", choices=RECIPES, default="fast", help="default: fast")
@@ -44,11 +42,10 @@ def main() -> None:
     recipe = RECIPES[options.recipe] | dict(map(parse_setting, options.set))
     RECIPES[options.recipe] = recipe  # detect.py is to take it so
     data = load_dataset(options.dataset, options.data_dir)
-    mine = data.x_train[data.y_train == options.label]
-    chosen = np.random.default_rng(options.seed).permutation(len(mine))[: options.images]
+    chosen = good_images(data, options)
     with tempfile.TemporaryDirectory() as folder:
         good = Path(folder, "good")
-        write_images(good, mine[chosen])
+        write_images(good, chosen)
         command = ["fit", good, "--size", data.x_train.shape[1], "--quiet"]
         command += ["--recipe", options.recipe, "--seed", options.seed, "--output"]
         model = f"{options.dataset}_{options.label}_{options.seed}"
@@ -81,6 +78,12 @@ def main() -> None:
             "auroc": round(100 * auroc(normal, scores), 2),
         }
     print(json.dumps(found), flush=True)
+
+
+def good_images(data: Dataset, options: argparse.Namespace) -> np.ndarray:
+    """Random images of the class, by the options of `folder_parser`."""
+    mine = data.x_train[data.y_train == options.label]
+    return np.random.default_rng(options.seed).permutation(mine)[: options.images]
 
 
 def write_images(folder: Path, images: np.ndarray) -> None:
