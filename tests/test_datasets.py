@@ -2,6 +2,9 @@ import gzip
 import shutil
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import keras
@@ -157,6 +160,25 @@ def test_a_download_is_kept(tmp_path, monkeypatch):
     assert calls == ["coarse"]
     np.testing.assert_array_equal(first.x_train, second.x_train)
     assert [f.name for f in (tmp_path / "new").iterdir()] == ["cifar100.npz"]
+
+
+def test_two_that_miss_a_data_set_download_it_once(tmp_path, monkeypatch):
+    a, calls, started = small_arrays("cifar10"), [], threading.Event()
+
+    def load_data():
+        calls.append(0)
+        started.set()
+        time.sleep(0.5)
+        return (a["x_train"], a["y_train"]), (a["x_test"], a["y_test"])
+
+    monkeypatch.setattr(keras.datasets.cifar10, "load_data", load_data)
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(load_dataset, "cifar10", tmp_path)
+        assert started.wait(60)
+        second = load_dataset("cifar10", tmp_path)
+        np.testing.assert_array_equal(first.result().x_train, second.x_train)
+    assert len(calls) == 1
+    assert [f.name for f in tmp_path.iterdir()] == ["cifar10.npz"]
 
 
 def test_a_download_that_fails_says_what_to_put_where(tmp_path, monkeypatch):

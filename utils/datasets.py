@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from utils import cats_vs_dogs
-from utils.files import read_npz, write_npz
+from utils.files import claim, read_npz, write_npz
 from utils.folders import read_folder
 from utils.images import printable
 
@@ -98,9 +98,9 @@ def load_dataset(name: str, data_dir: str | os.PathLike = "data") -> Dataset:
 
     Read from `<data_dir>/<name>.npz` (arrays x_train, y_train, x_test, y_test), or, for the MNIST
     family, from the original four .gz files in `<data_dir>/<name>/`. Where neither is there, it is
-    downloaded with keras.datasets and kept as that .npz; cats_vs_dogs cannot be. digits comes with
-    scikit-learn. CIFAR-100 has its 20 superclasses; the MNIST family's 28x28 become 32x32 with
-    zeros, as in section 5.2.
+    downloaded with keras.datasets, by one process at a time, and kept as that .npz; cats_vs_dogs
+    cannot be. digits comes with scikit-learn. CIFAR-100 has its 20 superclasses; the MNIST family's
+    28x28 become 32x32 with zeros, as in section 5.2.
 
     Raises DatasetError for an unknown name, for data that cannot be had, and for files that are
     truncated or hold something else.
@@ -217,18 +217,21 @@ def _download(name, npz):
         )
     import keras
 
-    try:
-        train, test = getattr(keras.datasets, name).load_data(**layout.download)
-    except Exception as error:  # a URL, a proxy, a digest, a full disk: all mean the same here
-        raise DatasetError(
-            f"{npz} is missing and its download failed ({error}): {remedy}"
-        ) from error
-    arrays = dict(zip(ARRAYS, (*train, *test), strict=True))
-    for key in ("x_train", "x_test"):
-        arrays[key] = arrays[key] if arrays[key].ndim == 4 else arrays[key][..., None]
-    arrays = _checked(arrays, layout, f"the download of {name}")
-    write_npz(npz, arrays)
-    return arrays
+    with claim(npz, wait=True):  # two downloads of Keras's would write one file in its cache
+        if npz.exists():
+            return _read_npz(npz)
+        try:
+            train, test = getattr(keras.datasets, name).load_data(**layout.download)
+        except Exception as error:  # a URL, a proxy, a digest, a full disk: all mean the same here
+            raise DatasetError(
+                f"{npz} is missing and its download failed ({error}): {remedy}"
+            ) from error
+        arrays = dict(zip(ARRAYS, (*train, *test), strict=True))
+        for key in ("x_train", "x_test"):
+            arrays[key] = arrays[key] if arrays[key].ndim == 4 else arrays[key][..., None]
+        arrays = _checked(arrays, layout, f"the download of {name}")
+        write_npz(npz, arrays)
+        return arrays
 
 
 def _checked(arrays, layout, source):

@@ -100,15 +100,16 @@ class ClaimedError(OSError):
 
 
 @contextlib.contextmanager
-def claim(path: str | os.PathLike) -> Iterator[None]:
+def claim(path: str | os.PathLike, wait: bool = False) -> Iterator[None]:
     """Within it, or until it dies, this process alone makes a file; its folder is made too.
 
-    Raises ClaimedError where another process has the claim.
+    Raises ClaimedError where another process has the claim, or waits for that one's end.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # one that another user left behind can be taken, but in a folder with the sticky bit
-    lock = filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=0, mode=0o666)
+    name, timeout = path.with_name(f".{path.name}.lock"), -1 if wait else 0
+    lock = filelock.FileLock(name, timeout=timeout, mode=0o666)
     try:
         held = lock.acquire()
     except filelock.Timeout as error:
@@ -118,7 +119,8 @@ def claim(path: str | os.PathLike) -> Iterator[None]:
     except NotImplementedError as error:
         raise OSError(f"the disk of {path} has no locks for files: write elsewhere") from error
     with held:
-        yield
-        # the file is there, so that nobody claims it again; Windows keeps the lock's file
-        with contextlib.suppress(OSError):
-            Path(lock.lock_file).unlink()
+        try:
+            yield
+        finally:  # whoever opened it just before may make the file too, which is written whole
+            with contextlib.suppress(OSError):  # Windows keeps it
+                Path(lock.lock_file).unlink()
