@@ -23,10 +23,11 @@ if __name__ == "__main__":
 
 import argparse
 import inspect
+import itertools
 import json
-import math
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +107,8 @@ def fit(options: argparse.Namespace) -> int:
     x, x_held_out = prepare(training.images), prepare(held_out.images)
     pace = Pace(x_held_out, minutes=options.minutes)
     checkpoint = options.output.with_name(f".{options.output.stem}.checkpoint.keras")
+    check_writable(checkpoint, ".keras")
+    tempfile.gettempdir()  # raises where there is none, in which Keras saves
     if checkpoint.exists():
         print(f"going on from {printable(checkpoint)}")
     with claim(options.output):
@@ -113,6 +116,8 @@ def fit(options: argparse.Namespace) -> int:
         scores = detector.score_samples(x_held_out)
         detector.calibrate_by(scores[held_out.lowest(scores)], options.false_alarm_rate)
         detector.details_.update(recipe=options.recipe, white=folder.white, region=options.region)
+        if options.region == "tiles":
+            detector.details_["tiles"] = int(folder.tiles().max())
         detector.save(options.output)
         checkpoint.unlink(missing_ok=True)
     lines = [*findings(detector, x_held_out), f"wrote {printable(options.output)}"]
@@ -133,12 +138,13 @@ def divided(folder: Folder, options: argparse.Namespace) -> tuple[Folder, Folder
         print(f"{len(squares) - len(different)} images are copies of others and are left out")
     n, needed = len(different), min_held_out(options.false_alarm_rate)
     n_held_out = round(options.held_out * n)
-    if n_held_out < needed or n_held_out >= n:
+    if not needed <= n_held_out < n:
+        several = itertools.count(max(n, int((needed - 1) / options.held_out)))
+        enough = next(k for k in several if needed <= round(options.held_out * k) < k)
         raise ValueError(
             f"{n} different images, of which {n_held_out} are held out: a false alarm rate of "
             f"{options.false_alarm_rate:g} needs {needed} of them. Give at least "
-            f"{math.ceil(needed / options.held_out)} images, or a larger --held-out or "
-            "--false-alarm-rate"
+            f"{enough} images, or another --held-out or --false-alarm-rate"
         )
     order = np.random.default_rng(options.seed).permutation(different)
     return folder.part(np.sort(order[:n_held_out])), folder.part(np.sort(order[n_held_out:]))

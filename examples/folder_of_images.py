@@ -11,7 +11,8 @@ from models.recipes import RECIPES
 from models.transformation_detector import TransformationDetector
 from utils.folders import read_folder
 
-good, pictures = (read_folder(folder, 32) for folder in sys.argv[1:3])
+good = read_folder(sys.argv[1], 32)
+pictures = read_folder(sys.argv[2], 32, white=good.white)
 held_out = np.arange(len(good.images)) % 5 == 0
 detector = TransformationDetector(**RECIPES["fast"]).fit(good.images[~held_out])
 p = detector.calibrate(good.images[held_out]).p_value(pictures.images)

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,11 @@ from utils.files import replacing
 from utils.folders import LISTED, Folder, read_folder
 from utils.images import (
     FULL_WHITE,
+    MAX_TILES,
     REGIONS,
     ImageError,
     boxes,
+    is_grey,
     printable,
     read_image,
     spreadsheet_safe,
@@ -51,6 +54,9 @@ class ImageScorer:
             raise ValueError(f"{printable(path)} says that white is {white!r}")
         if region not in REGIONS:
             raise ValueError(f"{printable(path)} says that the region is {region!r}")
+        self.most_tiles = detector.details_.get("tiles", MAX_TILES)
+        if not isinstance(self.most_tiles, int):
+            raise ValueError(f"{printable(path)} says that an image has {self.most_tiles!r} tiles")
         self.how = {"white": white, "region": region, "max_pixels": max_pixels}
         rate = false_alarm_rate or getattr(detector, "false_alarm_rate_", 0.05)
         n = len(detector.set_false_alarm_rate(rate).calibration_scores_)
@@ -61,7 +67,17 @@ class ImageScorer:
     def read(self, sources: Sequence, *, strict: bool = True) -> Folder:
         """The images of folders and files, see `utils.folders.read_folder`."""
         side, verbose = self.detector.image_shape_[0], self.detector.verbose
-        return read_folder(sources, side, strict=strict, verbose=verbose, **self.how)
+        folder = read_folder(sources, side, strict=strict, verbose=verbose, **self.how)
+        if more := (folder.tiles() > self.most_tiles).sum():
+            folder.remarks.append(
+                f"warning: {folder.name}: {more} images have more tiles than any that fit saw, and "
+                "are flagged more often than is said, if normal"
+            )
+        if self.detector.image_shape_[-1] == 1 and not is_grey(folder.images):
+            folder.remarks.append(
+                f"{folder.name}: colours are not looked at, as the images of fit were grey"
+            )
+        return folder
 
     def prepare(self, images: np.ndarray) -> np.ndarray:
         """Bytes (n, h, w, 3) as the images that the detector was trained on."""
@@ -133,12 +149,14 @@ class Scored:
             path = self.folder.paths[i]
             try:
                 image = read_image(path, None, **how)
-            except ImageError as error:
+                tiles = boxes(image.shape[1], image.shape[0], how["region"])
+                box = tiles[self.shown[i] - self.folder.first[i]]
+            except (ImageError, IndexError) as error:  # IndexError: it has another shape by now
                 self.folder.remarks.append(f"no map of {printable(path)}: {error}")
                 continue
-            tiles = boxes(image.shape[1], image.shape[0], how["region"])
-            picture = overlaid(image, each, tiles[self.shown[i] - self.folder.first[i]])
-            stem = os.fsencode(path.stem)[:150].decode(errors="ignore")  # names have 255 bytes
+            picture = overlaid(image, each, box)
+            stem = os.fsencode(path.stem)[:150]  # names have 255 bytes
+            stem = stem.decode(sys.getfilesystemencoding(), errors="ignore")
             with replacing(target / f"{rank:04}_{stem}.png") as partial:
                 picture.save(partial, "PNG")
 

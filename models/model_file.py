@@ -67,7 +67,11 @@ def read_model(path: Path, create, precision: str | None = None):
         resolve_precision(precision)
     refused = refusing(what, passing=(PrecisionError,))
     with open(path, "rb") as file, refused, zipfile.ZipFile(file) as archive:
-        return _from_archive(archive, path, create, precision)
+        detector = _from_archive(archive, path, create, precision)
+        # Keras has opened the path again
+        if not os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+            raise ValueError("it was replaced while it was read: try again")
+        return detector
 
 
 def _from_archive(archive, path, create, precision):

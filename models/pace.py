@@ -131,8 +131,10 @@ class Pace(keras.callbacks.Callback):
         elif not self.said and now - self.timed[1] >= 10:
             speed = (self.steps - self.timed[0]) / (now - self.timed[1])
             passes = self.detector.scoring_passes(self.n, len(self.held_out))
-            # what follows is in time, too
-            self.limit = max(1.0, self.limit - passes / (3 * self.batch_size * speed))
+            follows = passes / (3 * self.batch_size * speed)  # is in time, too
+            self.limit = max(1.0, self.limit - follows)
+            if self.limit <= now - self.started:
+                print(f"warning: scoring takes {follows / 60:.1f} minutes, so that none are left")
             seconds = min((self.total - self.steps) / speed, self.limit - (now - self.started))
             sooner = ", less if the held-out images are recognised no better before"
             minutes = max(1, round(seconds / 60))

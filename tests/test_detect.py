@@ -1,3 +1,4 @@
+import argparse
 import csv
 import functools
 import io
@@ -21,7 +22,7 @@ from models.image_scorer import ImageScorer
 from models.recipes import RECIPES
 from models.transformation_detector import TransformationDetector
 from utils import startup
-from utils.folders import arrivals, read_folder
+from utils.folders import Folder, arrivals, read_folder
 from utils.images import MAX_PIXELS, ImageError, read_image, read_squares, to_grey
 from utils.report import RED
 
@@ -221,10 +222,10 @@ def test_arriving_images_are_lines_of_json(work, detector, tmp_path, monkeypatch
     assert broken == {"path": str(b), "error": f"{b}: no image format that Pillow knows"}
 
 
-def tile_model(work, path, region):
+def tile_model(work, path, region, tiles=3):
     """The module's model as if it was trained on another region."""
     detector = TransformationDetector.load(work / "fours.keras")
-    detector.details_["region"] = region
+    detector.details_ |= {"region": region, "tiles": tiles}
     detector.save(path)
 
 
@@ -268,6 +269,30 @@ def test_a_defect_at_the_end_of_a_wide_image_is_seen_in_tiles(
     assert "says that the region is 'corner'" in capsys.readouterr().err
 
 
+def test_more_tiles_than_in_training_are_warned_of(work, tmp_path, capsys):
+    tile_model(work, tmp_path / "m.keras", "tiles", 2)
+    for i, width in enumerate((16, 28, 30)):  # 1, 2, 3 tiles
+        Image.new("L", (width, 16)).save(tmp_path / f"{i}.png")
+    command = ["score", str(tmp_path), "--quiet", "--json", "--model", str(tmp_path / "m.keras")]
+    assert detect.main(command) == 0
+    (remark,) = json.loads(capsys.readouterr().out)["remarks"]
+    assert "1 images have more tiles than any that fit saw" in remark
+    tile_model(work, tmp_path / "m.keras", "tiles", 3)
+    assert detect.main(command) == 0
+    assert not json.loads(capsys.readouterr().out)["remarks"]
+    tile_model(work, tmp_path / "m.keras", "tiles", "many")
+    assert detect.main(command) == 2
+    assert "says that an image has 'many' tiles" in capsys.readouterr().err
+
+
+def test_colours_that_a_grey_model_cannot_see_are_told(work, tmp_path, capsys):
+    Image.new("RGB", (16, 16), "red").save(tmp_path / "red.png")
+    command = ["score", str(tmp_path), "--quiet", "--json", "--model", str(work / "fours.keras")]
+    assert detect.main(command) == 0
+    (remark,) = json.loads(capsys.readouterr().out)["remarks"]
+    assert "colours are not looked at" in remark
+
+
 def test_tiles_of_an_image_are_held_out_together(work, tmp_path, monkeypatch):
     """fit on wide images: a threshold from as many scores as images are held out."""
     seen = []
@@ -285,7 +310,7 @@ def test_tiles_of_an_image_are_held_out_together(work, tmp_path, monkeypatch):
     assert detect.main([*command, "--region", "tiles", "--recipe", "small"]) == 0
     made = TransformationDetector.load(tmp_path / "m.keras")
     assert len(seen[0]) == 80 * 2 and len(made.calibration_scores_) == 20
-    assert made.details_["region"] == "tiles"
+    assert made.details_["region"] == "tiles" and made.details_["tiles"] == 2
     held_out = np.sort(np.random.default_rng(0).permutation(100)[:20])
     paths = [tmp_path / "good" / f"{i:03}.png" for i in held_out]
     squares = [to_grey(read_squares(path, 32, region="tiles")[0]) for path in paths]
@@ -410,6 +435,22 @@ def test_maps_lie_over_their_own_images_and_never_among_older_ones(work, tmp_pat
     assert "holds maps already: empty it, or name another folder" in capsys.readouterr().err
 
 
+def test_an_image_of_another_shape_than_it_had_is_listed_too(work, tmp_path):
+    tile_model(work, tmp_path / "m.keras", "tiles")
+    Image.fromarray(np.arange(16 * 28, dtype=np.uint8).reshape(16, 28)).save(tmp_path / "a.png")
+    scorer = ImageScorer(tmp_path / "m.keras", None, MAX_PIXELS, verbose=False)
+    scored = scorer.score(scorer.read([tmp_path / "a.png"]))
+    scored.shown[:] = 1  # the last of two tiles
+    (tmp_path / "maps").mkdir()
+    maps = scored.maps(1)
+    Image.new("L", (16, 16)).save(tmp_path / "a.png")
+    scored.write_maps(tmp_path / "maps", maps)
+    (remark,) = scored.folder.remarks
+    assert remark.startswith("no map of") and not list((tmp_path / "maps").iterdir())
+    with pytest.raises(ImageError, match="another shape than when it was first read"):
+        scored.report(maps).read(tmp_path / "a.png", 32)
+
+
 def test_an_image_that_is_gone_before_its_map_is_drawn_is_listed(work, tmp_path):
     shutil.copytree(work / "mixed" / "fours", tmp_path / "new")
     scorer = ImageScorer(work / "fours.keras", None, MAX_PIXELS, verbose=False)
@@ -467,7 +508,7 @@ def test_what_fit_asks_of_the_training(work, tmp_path, monkeypatch, minutes, epo
         ("fit empty --output m.keras", "empty holds no readable image"),
         ("fit good --output m.h5", "m.h5 must end in .keras"),
         ("fit good --output no/m.keras", "no is no folder; make it"),
-        ("fit few --output m.keras", r"20 different images, of which 4 are held out.*at least 95"),
+        ("fit few --output m.keras", r"20 different images, of which 4 are held out.*at least 93"),
         ("fit good --output m.keras --false-alarm-rate 0.01", "needs 99 of them"),
         ("score good --model none.keras", "none.keras"),
         ("score good --model empty/notes.keras", "notes.keras is not a saved detector"),
@@ -661,6 +702,27 @@ def test_the_share_held_out_and_the_rate_are_those_that_are_given(
         found = json.loads(capsys.readouterr().out)
         assert (found["held_out"], found["false_alarm_rate"]) == (40, rate)
         assert found["threshold"] == scores[math.floor(rate * 41) - 1]
+
+
+@pytest.mark.parametrize("share, rate", [(0.2, 0.05), (0.99, 0.05), (0.7, 0.3), (1e-9, 0.05)])
+def test_as_many_images_as_are_asked_for_are_enough(share, rate, tmp_path):
+    def divided(n):
+        x = np.arange(n, dtype=np.uint8)[:, None, None, None].repeat(3, axis=-1)
+        paths = [Path(str(i)) for i in range(n)]
+        folder = Folder(paths, x, np.arange(n), [], None, 0, "", [])
+        return detect.divided(folder, argparse.Namespace(**options))
+
+    options = {"held_out": share, "false_alarm_rate": rate, "seed": 0}
+    with pytest.raises(ValueError, match="Give at least") as raised:
+        divided(3)
+    enough = int(re.search(r"Give at least (\d+) images", str(raised.value))[1])
+    if share < 1e-3:  # half an image more than 18 of 10^9
+        assert 18.5e9 <= enough < 18.5e9 + 10
+        return
+    held_out, training = divided(enough)
+    assert len(held_out.paths) == round(share * enough) and training.paths
+    with pytest.raises(ValueError, match=f"Give at least {enough} images"):
+        divided(enough - 1)
 
 
 def test_larger_images_are_skipped_by_fit_too(work, tmp_path, capsys):

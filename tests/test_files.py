@@ -27,6 +27,17 @@ def test_a_file_is_replaced_when_the_new_one_is_whole(tmp_path):
     assert path.read_text() == "first" and names(tmp_path) == ["table.csv"]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+def test_who_may_read_a_file_may_read_the_next(tmp_path):
+    path = tmp_path / "a.html"
+    for mode in (0o600, 0o664):
+        path.touch()
+        path.chmod(mode)
+        with replacing(path) as partial:
+            partial.write_text("new")
+        assert path.stat().st_mode & 0o777 == mode
+
+
 def test_a_link_stays_one(tmp_path):
     (tmp_path / "there").mkdir()
     (tmp_path / "link.csv").symlink_to("there/table.csv")
@@ -92,6 +103,19 @@ def test_what_cannot_be_written_is_known_before(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     check_writable("new.csv", ".csv")
     assert names(tmp_path) == ["folder.csv", "link.csv", "old.csv"]
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="the system has no such users")
+def test_another_users_file_in_a_folder_like_tmp_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "old.csv").touch()
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    check_writable(tmp_path / "old.csv", ".csv")
+    tmp_path.chmod(0o1777)
+    check_writable(tmp_path / "new.csv", ".csv")
+    with pytest.raises(ValueError, match=r"old\.csv is another user's"):
+        check_writable(tmp_path / "old.csv", ".csv")
+    monkeypatch.undo()
+    check_writable(tmp_path / "old.csv", ".csv")
 
 
 def test_a_folder_is_tried_by_writing(tmp_path, monkeypatch):

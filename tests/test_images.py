@@ -95,6 +95,22 @@ def tiff(pixels, **settings):
     return encoded(Image.fromarray(pixels), "TIFF", **settings)
 
 
+def planar_tiff(pixels):
+    """An uncompressed TIFF of pixels (h, w, 3) whose colours lie one after another."""
+    planes = [np.ascontiguousarray(plane).tobytes() for plane in np.moveaxis(pixels, -1, 0)]
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[256], tags[257], tags[258] = pixels.shape[1], pixels.shape[0], (8 * pixels.itemsize,) * 3
+    tags[259], tags[262], tags[277], tags[278], tags[284] = 1, 2, 3, pixels.shape[0], 2
+    tags[273] = tags[279] = (len(planes[0]),) * 3
+    length = len(tags.tobytes()) + 8
+    # Pillow adds to these where the pixels begin, behind the tags
+    tags[273] = tuple(i * len(planes[0]) for i in range(3))
+    file = io.BytesIO()
+    tags.save(file)
+    assert file.tell() == length
+    return file.getvalue() + b"".join(planes)
+
+
 def pgm(pixels, maximum):
     head = f"P5 {pixels.shape[1]} {pixels.shape[0]} {maximum}\n".encode()
     return head + pixels.astype(">u2").tobytes()
@@ -356,6 +372,16 @@ def test_plugins_are_registered_whatever_is_read_first(monkeypatch):
     assert "EPS" not in images._formats() and "PNG" in images._formats()
     images._formats.cache_clear()
     assert set(asked) == {module for _, module in images.PLUGINS.values()}
+
+
+def test_deep_colours_in_planes_of_their_own_are_refused(tmp_path):
+    """Which Pillow decodes wrongly; those of 8 bits it decodes well."""
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    (tmp_path / "8.tif").write_bytes(planar_tiff(pixels))
+    np.testing.assert_array_equal(read_image(tmp_path / "8.tif", 8), pixels)
+    (tmp_path / "16.tif").write_bytes(planar_tiff(pixels.astype(np.uint16) * 257))
+    with pytest.raises(ImageError, match="over 8 bits in planes of their own; save them interle"):
+        read_image(tmp_path / "16.tif", 8)
 
 
 def test_a_tiff_whose_white_is_0_is_no_negative(tmp_path):

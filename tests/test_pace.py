@@ -154,6 +154,22 @@ def test_a_training_that_goes_on_cools_down_as_if_it_had_not_stopped(fours, monk
     assert finished.record_["training_samples"] == 16 * unbroken.steps
 
 
+def test_a_training_that_had_ended_says_so(fours, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("models.pace.log_softmax", lambda z, axis: np.zeros(z.shape))
+    monkeypatch.setitem(SMALL, "verbose", 1)
+    path = tmp_path / "a.checkpoint.keras"
+    trained(fours, 16 * 4000, checkpoint=path)
+    assert "had ended" not in capsys.readouterr().out
+    trained(fours, 16 * 4000, checkpoint=path, minutes=1000)
+    assert "its training had ended; to train for longer, delete it" in capsys.readouterr().out
+
+
+def test_minutes_that_scoring_takes_alone_are_warned_of(fours, capsys):
+    _, pace = trained(fours, 16 * 4000, minutes=1, step_seconds=4.0)
+    assert pace.steps < 15
+    assert "warning: scoring takes 1" in capsys.readouterr().out
+
+
 def test_within_minutes_too(fours, monkeypatch, tmp_path):
     monkeypatch.setattr("utils.training.LEAST_STEPS", 50)
     monkeypatch.setattr("models.pace.log_softmax", lambda z, axis: np.zeros(z.shape))

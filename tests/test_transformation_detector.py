@@ -1,6 +1,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -290,6 +291,21 @@ def test_saved_and_loaded_scores_are_equal_bit_for_bit(name, tested, tmp_path, r
     for name in expected:
         np.testing.assert_array_equal(found[name], expected[name])
     assert loaded.get_settings() == detector.get_settings()
+
+
+def test_a_model_that_is_replaced_while_it_is_read_is_refused(detector, tmp_path, monkeypatch):
+    """Its alpha and threshold would be the old one's, its weights the new one's."""
+    path, build = tmp_path / "a.keras", TransformationDetector._build
+
+    def replaced(self):
+        shutil.copy(path, tmp_path / "b.keras")
+        os.replace(tmp_path / "b.keras", path)
+        build(self)
+
+    detector.save(path)
+    monkeypatch.setattr(TransformationDetector, "_build", replaced)
+    with pytest.raises(ValueError, match=r"a\.keras.*it was replaced while it was read"):
+        TransformationDetector.load(path)
 
 
 def test_custom_transformations_survive_saving(fours, tmp_path):

@@ -2,6 +2,7 @@ import os
 
 import pytest
 
+from utils import folders
 from utils.folders import arrivals
 from utils.images import ImageError
 
@@ -56,6 +57,21 @@ def test_what_changes_arrives_again_and_what_goes_may_come_back(tmp_path):
 
     turns = nothing, touch, nothing, nothing, path.unlink, nothing, again, nothing, nothing
     assert seen(tmp_path, *turns) == ["a.png"] * 3
+
+
+def test_a_folder_that_cannot_be_listed_for_a_while_brings_nothing_new(tmp_path, monkeypatch):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "a.png").write_bytes(b"1")
+    refused = [(tmp_path / "sub", "cannot be read: Permission denied")]
+
+    def refuse():
+        monkeypatch.setattr(folders, "find_files", lambda *_: ([], refused))
+
+    turns = nothing, nothing, refuse, monkeypatch.undo, nothing, nothing
+    assert seen(tmp_path, *turns) == ["a.png"]
+    refused[0] = tmp_path, refused[0][1]
+    with pytest.raises(ImageError, match="cannot be read: Permission denied"):
+        seen(tmp_path, nothing, refuse, nothing)
 
 
 def test_a_file_that_is_gone_at_once_is_no_arrival(tmp_path):

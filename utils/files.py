@@ -4,6 +4,8 @@ import contextlib
 import errno
 import os
 import secrets
+import shutil
+import stat
 import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -20,7 +22,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
 
     The name is hidden, in the same folder, ends as `path` does and is nobody else's. On any failure
     the partial file is removed, and what was at `path` before is still there. A link at `path`
-    stays one: what it leads to is replaced.
+    stays one: what it leads to is replaced. Who may read or write the old file may so the new one.
 
     Raises OSError that names `path` where the disk is full or the like. HDF5 files must be made in
     memory first: h5py ends the process where a part of one cannot be written.
@@ -29,6 +31,8 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     partial = target.with_name(f".{secrets.token_hex(4)}.part.{target.name}")
     try:
         yield partial
+        with contextlib.suppress(FileNotFoundError):  # there is no old one
+            shutil.copymode(target, partial)
         os.replace(partial, target)
     except OSError as error:
         if error.errno is None:
@@ -48,6 +52,12 @@ def check_writable(path: str | os.PathLike, suffix: str) -> None:
         raise ValueError(f"{printable(folder)} is no folder; make it, or write elsewhere")
     if path.exists() and not path.is_file():
         raise ValueError(f"{printable(path)} is there and is no file; give another name")
+    sticky, user = folder.stat().st_mode & stat.S_ISVTX, getattr(os, "geteuid", lambda: 0)()
+    if sticky and path.exists() and user not in (0, folder.stat().st_uid, path.stat().st_uid):
+        raise ValueError(
+            f"{printable(path)} is another user's, who alone may replace it in that folder; write "
+            "elsewhere"
+        )
     try:  # os.access knows neither access lists nor a disk that is mounted read-only
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".", suffix=f".part.{path.name}"):
             pass

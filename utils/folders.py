@@ -48,6 +48,10 @@ class Folder:
         images, first = _joined([squares[i] for i in chosen])
         return replace(self, paths=[self.paths[i] for i in chosen], images=images, first=first)
 
+    def tiles(self) -> np.ndarray:
+        """How many squares each image has (n,)."""
+        return np.diff([*self.first, len(self.images)])
+
     def lowest(self, scores: np.ndarray) -> np.ndarray:
         """The number of each image's square that scores lowest (n,), of scores (m,)."""
         parts = np.split(scores, self.first[1:])
@@ -200,18 +204,26 @@ def arrivals(folder: Path, wait: Callable[[float], None] = time.sleep) -> Iterat
     """Yields the files of a folder as they arrive, those first that are there already; never ends.
 
     A file is yielded once its size and time of change have stayed for a second, and again after a
-    change. Raises ImageError where it is no folder, also later.
+    change. Raises ImageError where it is no folder or cannot be listed, also later.
     """
     before, done = {}, {}
     while True:
         if not os.path.isdir(folder):
             raise ImageError(f"{printable(folder)} is no folder, so that nothing can arrive in it")
+        files, skipped = find_files(folder)
+        hidden = dict(skipped)  # also folders that cannot be listed, for a while perhaps
+        if folder in hidden:
+            raise ImageError(f"{printable(folder)} {hidden[folder]}")
         now = {}
-        for path in find_files(folder)[0]:
+        for path in files:
             with contextlib.suppress(OSError):  # it is gone already
                 status = path.stat()
                 now[path] = status.st_size, status.st_mtime_ns
-        done = {path: state for path, state in done.items() if path in now}
+        done = {
+            path: state
+            for path, state in done.items()
+            if path in now or not hidden.keys().isdisjoint(path.parents)
+        }
         for path, state in now.items():
             if before.get(path) == state != done.get(path):
                 done[path] = state

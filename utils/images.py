@@ -41,7 +41,7 @@ LOWER_BYTES = {
 }
 """Of 16-bit colours, Pillow decodes the upper bytes; the lower ones where told the other order."""
 
-BITS_PER_SAMPLE, PHOTOMETRIC, SMAX_SAMPLE_VALUE = 258, 262, 341
+BITS_PER_SAMPLE, PHOTOMETRIC, PLANAR, SMAX_SAMPLE_VALUE = 258, 262, 284, 341
 """TIFF's tags."""
 
 
@@ -63,6 +63,8 @@ def read_image(
     squares, _ = read_squares(path, side, **how)
     if isinstance(squares, Deep):
         squares = squares.to_bytes(squares.white if white is None else white)
+    if square >= len(squares):
+        raise ImageError("it has another shape than when it was first read")
     return squares[square]
 
 
@@ -236,6 +238,10 @@ def _deep_pixels(opened, path):
     """
     codec, _, _, arguments = opened.tile[0] if opened.tile else ("", None, 0, ())
     raw_mode = arguments[0] if isinstance(arguments, tuple | list) and arguments else arguments
+    if opened.format == "TIFF" and opened.tag_v2.get(PLANAR) == 2:
+        bits = opened.tag_v2.get(BITS_PER_SAMPLE, (1,))
+        if len(bits) > 1 and max(bits) > 8:  # which Pillow decodes as if they were 8
+            raise ImageError("colours of over 8 bits in planes of their own; save them interleaved")
     if opened.mode == "F":
         raise ImageError("floating-point pixels have no known range; save it with 8 or 16 bits")
     if opened.mode.startswith("I"):

@@ -52,6 +52,8 @@ def fit_steps(
     if done is None:
         return
     checkpoint.check_finite(model, done, learning_rate)
+    if checkpoint.notes.get("ended") and verbose:
+        print(f"its {description} had ended; to train for longer, delete it", flush=True)
     bar = TrainingProgress(description, total_steps, done, verbose, expected_steps)
     batches_of = functools.lru_cache(maxsize=1)(batches_of)
 
