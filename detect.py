@@ -8,10 +8,9 @@ From a folder of good images to a list and a picture of the odd ones:
     python detect.py demo NEW_FOLDER    all of it in three minutes, on images that need no download
 
 `fit` needs normal images only, a few hundred at least: a network learns to tell how each of them
-was flipped, shifted and turned. On an image unlike them it makes mistakes, and `score` turns these
-into a p-value: the smaller, the more anomalous. A fifth of the good images is held out from
-training to tell how small a p-value is. `evaluate` measures, where the answer is known, how well
-that works.
+was turned. Of an image unlike them it makes something else, which `score` turns into a p-value: the
+smaller, the more anomalous. A fifth of the good images is held out from training to tell how small
+a p-value is. `evaluate` measures, where the answer is known, how well that works.
 
 Exit status: 0 done, 1 an image was flagged (with score --exit-code only), 2 an error, 130 stopped.
 """
@@ -341,10 +340,10 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--output", type=file_path, required=True, help="the model to write, ending in .keras")
     add("--size", type=int, choices=(32, 64), default=32, help="pixels a side (default: 32)")
     add("--region", choices=REGIONS, default="centre", help="what is used (default: centre)")
-    recipes = "fast (default); best_short, higher in the same time, for images that may be "
-    recipes += "mirrored and shifted; best, ten times as long; small or best_small for a first "
-    recipes += "try; or the paper's, which takes hours"
-    add("--recipe", choices=RECIPES, default="fast", help=recipes)
+    recipes = "best_short (default), which takes mirrored and slightly shifted images for normal; "
+    recipes += "fast, where these are the anomalies; best, ten times as long; small or best_small "
+    recipes += "for a first try; or the paper's, which takes hours"
+    add("--recipe", choices=RECIPES, default="best_short", help=recipes)
     add("--epochs", type=number_above_zero, help="train so long; without --minutes, to the end")
     add("--minutes", type=number_above_zero, metavar="M", help="how long it may take")
     add("--score", choices=SCORES, help="default: the recipe's")

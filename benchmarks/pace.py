@@ -35,7 +35,7 @@ def main() -> None:
     add = parser.add_argument
     add("--models", type=file_path, metavar="FOLDER", help="where to keep the models")
     add("--test-images", type=int, metavar="N", help="a random so many (default: all)")
-    add("--recipe", choices=RECIPES, default="fast", help="default: fast")
+    add("--recipe", choices=RECIPES, default="best_short", help="default: best_short")
     add("--set", metavar="NAME=VALUE", action="append", default=[], help="of the recipe, any")
     options = parser.parse_args()
 

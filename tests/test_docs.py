@@ -185,7 +185,7 @@ def test_the_example_of_a_folder_of_pictures_runs(tmp_path, monkeypatch, capsys)
     write_pictures(tmp_path / "mixed", 5, dark=True)
     module = models.transformation_detector
     monkeypatch.setattr(module, "create_wide_residual_network", create_small_network)
-    monkeypatch.setitem(RECIPES, "fast", {"transformations": "simple", "epochs": 1})
+    monkeypatch.setitem(RECIPES, "best_short", {"transformations": "simple", "epochs": 1})
     monkeypatch.setattr(sys, "argv", ["", str(tmp_path / "good"), str(tmp_path / "mixed")])
     runpy.run_module("examples.folder_of_images", run_name="__main__")
     lines = [line for line in capsys.readouterr().out.splitlines() if "look as odd" in line]
