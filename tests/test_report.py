@@ -11,7 +11,7 @@ from PIL import Image
 from scipy.stats import norm
 
 from models.image_scorer import verdicts
-from transformations import SimpleTransformer, Transformer
+from transformations import Rotations, SimpleTransformer, Transformer
 from utils.images import read_image
 from utils.report import THUMBNAIL, Report, histogram, mistakes, response_grid, write_report
 from utils.threshold import anomaly_scores
@@ -65,6 +65,24 @@ def report(where, scores, threshold, names=None, **more):
 def written(folder, each):
     write_report(folder / "report.html", each)
     return Page((folder / "report.html").read_text(encoding="utf-8"))
+
+
+def test_the_report_says_what_could_be_confused(tmp_path):
+    every = report(tmp_path, [1.0, 2.0], 1.5, model={"score": "dirichlet"})
+    text = " ".join(written(tmp_path, every).text.split())
+    assert "transformed in 8 ways" in text and "in another flip or rotation." in text
+    assert "a flip is a guess" in text and "features" not in text
+    turned = report(
+        tmp_path,
+        [1.0, 2.0],
+        1.5,
+        model={"score": "density"},
+        transformations=Rotations().transformations,
+        responses=lambda chosen: np.full((len(chosen), 4, 4), 0.25),
+    )
+    text = " ".join(written(tmp_path, turned).text.split())
+    assert "transformed in 4 ways" in text and "in another rotation." in text
+    assert "a guess" not in text and "can be low where nothing is confused" in text
 
 
 def test_the_report_shows_all_and_explains_what_is_flagged(tmp_path):
