@@ -9,7 +9,8 @@ same command finishes what was interrupted, and several commands share the work.
 at once, and --scheduler on a Dask cluster; the shortest come first. Tables, CSV and ROC plots are
 made from the files at the end, or by --report.
 
-Exit status: 0 done, 1 a run failed (the others are made), 2 an error, 130 stopped.
+Exit status: 0 done, or left to another command that is making it, 1 a run failed (the others are
+made), 2 an error, 130 stopped.
 """
 
 if __name__ in ("__main__", "__mp_main__"):  # also in the worker processes of --jobs
@@ -81,7 +82,9 @@ def make_runs(datasets: list[str], options: argparse.Namespace) -> list[Outcome]
     todo = sorted((task for task in tasks if not task.is_done()), key=lambda task: task.hours)
     done = len(tasks) - len(todo)
     print(f"{', '.join(datasets)}: {len(tasks)} runs, {done} of them done already")
-    ended, time_left = [], TimeLeft([task.hours for task in todo], options.jobs)
+    # how many a cluster has at once, which the estimate is to know, is for it to say
+    jobs = len(todo) if options.scheduler else min(options.jobs, len(todo))
+    ended, time_left = [], TimeLeft([task.hours for task in todo], jobs)
     for task, outcome in outcomes(todo, options):
         ended.append(outcome)
         left = time_left.after(task.hours, outcome.made)
@@ -118,7 +121,8 @@ def outcomes(todo: list[Task], options: argparse.Namespace) -> Iterator[tuple[Ta
         return
     kinds = [(task.run.dataset, task.run.method) for task in todo]
     remaining = [kinds[position:].count(kind) for position, kind in enumerate(kinds)]
-    if options.jobs == 1 and not options.scheduler:
+    jobs = min(options.jobs, len(todo))  # so that no cores are left over
+    if jobs == 1 and not options.scheduler:
         for task, number in zip(todo, remaining, strict=True):
             print(f"\n{task.name}", flush=True)
             yield task, attempt(task, number)
@@ -129,8 +133,8 @@ def outcomes(todo: list[Task], options: argparse.Namespace) -> Iterator[tuple[Ta
         remaining = [0] * len(todo)
     else:  # the first of a kind tells the time of all
         remaining = [n * (n == kinds.count(k)) for n, k in zip(remaining, kinds, strict=True)]
-    tasks = list(zip(todo, remaining, itertools.repeat(options.jobs)))
-    for (task, *_), result in run_jobs(attempt, tasks, options.jobs, options.scheduler):
+    tasks = list(zip(todo, remaining, itertools.repeat(jobs)))
+    for (task, *_), result in run_jobs(attempt, tasks, jobs, options.scheduler):
         if isinstance(result, OSError):
             raise result
         if isinstance(result, Exception):  # the process was lost again and again

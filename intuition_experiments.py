@@ -181,8 +181,8 @@ def summarise(path: Path) -> pd.DataFrame:
     table = grouped[SCORES].agg(["mean", "sem"])
     table.columns = ["dirichlet", "dirichlet_sem", "simplified", "simplified_sem"]
     table["runs"] = grouped.size()
-    published = pd.read_csv(PUBLISHED).rename(columns={"auroc": "published"})
-    table = table.reset_index().merge(published, how="left", on=KEY[:3])
+    published = pd.read_csv(PUBLISHED).rename(columns={"auroc": "published"}).assign(epochs=10)
+    table = table.reset_index().merge(published, how="left", on=KEY[:4])
     return table.assign(difference=table["dirichlet"] - table["published"])
 
 

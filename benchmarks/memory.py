@@ -65,9 +65,10 @@ def measure_fits(fits: int) -> None:
         TransformationDetector("simple", widen_factor=1, epochs=0.2, verbose=0).fit(x)
         gc.collect()
         held.append(int(proc_field("VmRSS", "self/status").split()[0]) / 2**10)
+    shown = held[:: max(1, fits // 10)]
     print(
-        f"{fits} fits in one process: {', '.join(f'{each:.0f}' for each in held[:: fits // 10])} "
-        f"MiB held on the way, {(held[-1] - held[0]) / (fits - 1):.1f} MiB more with each fit"
+        f"{fits} fits in one process: {', '.join(f'{each:.0f}' for each in shown)} "
+        f"MiB held on the way, {(held[-1] - held[0]) / max(1, fits - 1):.1f} MiB more with each fit"
     )
 
 

@@ -68,7 +68,7 @@ def scores(folders, datasets, method="transformations", index="class_name", seco
         table.loc["**mean**"] = table.mean(skipna=False)
     table = table.map(number)
     for part in filter(None, seconds.split(",")):
-        means = runs.groupby(index)[f"{part}_seconds"].mean()
+        means = runs.query("first").groupby(index)[f"{part}_seconds"].mean()
         table[f"{part} s"] = means.map("{:,.0f}".format)
     return markdown(table.fillna("").reset_index())
 

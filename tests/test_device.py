@@ -90,6 +90,11 @@ def test_the_commit_is_told_where_there_is_one(monkeypatch, tmp_path):
     assert len(head) == 40
     (tmp_path / "device.py").write_text("2")
     assert device.commit() == head + "+"
+    inner = tmp_path / "unpacked" / "utils" / "device.py"  # without a history, in another project
+    inner.parent.mkdir(parents=True)
+    monkeypatch.setattr(device, "__file__", str(inner))
+    assert device.commit() == ""
+    monkeypatch.setattr(device, "__file__", str(tmp_path / "device.py"))
     monkeypatch.setenv("PATH", "")
     assert device.commit() == ""
 

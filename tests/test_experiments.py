@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -190,6 +191,22 @@ def test_runs_of_another_backend_or_precision_are_not_taken_for_done(
     assert "was made with precision 'float32', not 'mixed_bfloat16'" in error
 
 
+def test_the_runs_of_a_clusters_own_devices_are_done(tmp_path, capsys, monkeypatch):
+    """The machine that asks computes in float32, those that did the work in bfloat16."""
+    monkeypatch.setitem(METHODS, "brightness", Method(Precise, runs=1))
+    command = ["--methods", "brightness", "--classes", "5", "--results-dir", str(tmp_path)]
+    monkeypatch.setattr("utils.device._computes_bfloat16", lambda: True)
+    assert experiments.main(command) == 0
+    monkeypatch.setattr("utils.device._computes_bfloat16", lambda: False)
+    elsewhere = ["--scheduler", "tcp://nowhere:1"]  # which is not asked where all is done
+    assert experiments.main([*command, *elsewhere]) == 0
+    assert "1 runs, 1 of them done already" in capsys.readouterr().out
+    for more in ([], [*elsewhere, "--precision", "float32"]):
+        assert experiments.main([*command, *more]) == 2
+        error = capsys.readouterr().err
+        assert "was made with precision 'mixed_bfloat16', not 'float32'" in error
+
+
 def test_what_cannot_run_is_said_before_anything_is_run(tmp_path, capsys):
     command = ["--methods", "all", "--results-dir", str(tmp_path)]
     assert experiments.main([*command, "--recipe", "fast"]) == 2
@@ -344,8 +361,8 @@ def test_the_time_of_the_whole_is_told_while_the_first_run_trains(
     monkeypatch.setattr(runs.TimeEstimate.__init__, "__defaults__", (1, 0.0))
     run(tmp_path, "--classes", "1,2")
     out = capsys.readouterr().out
-    assert "hours for the 2 runs of transformations left" in out
-    assert "hours for the 1 runs of transformations left" in out
+    assert "minutes for the 2 runs of transformations left" in out
+    assert "minutes for the 1 runs of transformations left" in out
 
 
 @pytest.mark.parametrize("more, told", [((), [(2, 2), (0, 2)] * 2), (("x:1",), [(0, 1)] * 4)])
@@ -363,8 +380,8 @@ def test_of_several_at_once_the_first_of_a_kind_tells_the_time(tmp_path, monkeyp
     assert list(map(tuple, asked)) == told
 
 
-@pytest.mark.parametrize("jobs, rounds", [(1, 50), (4, 13)])
-def test_the_estimate_is_the_sum_of_its_parts(capsys, jobs, rounds):
+@pytest.mark.parametrize("jobs, rounds, done", [(1, 50, 1), (4, 13, 1), (4, 13, 9000)])
+def test_the_estimate_is_the_sum_of_its_parts(capsys, jobs, rounds, done):
     class Detector:
         batch_size = 100
 
@@ -375,12 +392,13 @@ def test_the_estimate_is_the_sum_of_its_parts(capsys, jobs, rounds):
             return 72 * (n + n_scored)
 
     told = runs.TimeEstimate("it", Detector(), 5000, 10_000, 50, jobs, after_seconds=-1)
+    told.set_model(SimpleNamespace(optimizer=SimpleNamespace(iterations=done)))
     clock = iter(np.arange(0.0, 100.0))  # a batch of 100 a second
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runs.time, "perf_counter", lambda: next(clock))
         for batch in range(3):
             told.on_train_batch_end(batch)
-    hours = rounds * (1_080_000 + 72 * 15_000 / 4) / 100 / 3600
+    hours = (rounds * (1_080_000 + 72 * 15_000 / 4) / 100 - done) / 3600
     out = capsys.readouterr().out
     assert f"100 images/s: about {hours:.1f} hours for the 50 runs of it left" in out
     assert "--runs 1" in out and out.count("hours") == 1

@@ -137,7 +137,7 @@ def test_the_command_runs_each_pair_once(data_dir, capsys, monkeypatch):
         return {"dirichlet": 90.0 + len(made), "simplified": 80.0 + len(made) ** 2, "seconds": 1.0}
 
     monkeypatch.setattr(experiment, "run_pair", run_pair)
-    command = ["--pairs", "--epochs", "1", "--seeds", "2", "--data-dir", str(data_dir)]
+    command = ["--pairs", "--seeds", "2", "--data-dir", str(data_dir)]
     command += ["--results-dir", str(data_dir / "results")]
     assert experiment.main(command) == 0
     path = data_dir / "results" / "intuition" / "pairs.csv"
@@ -161,6 +161,9 @@ def test_the_command_runs_each_pair_once(data_dir, capsys, monkeypatch):
         pd.read_csv(path)["transformations"].tolist()[8:]
         == ["identity | flip, translate (-3, +2), rotate 90"] * 2
     )
+    assert experiment.main([*command, "--epochs", "1"]) == 0  # not as published
+    reduced = experiment.summarise(path).query("epochs == 1")
+    assert len(reduced) == 4 and reduced["published"].isna().all()
     assert not list(path.parent.glob(".*"))
 
 

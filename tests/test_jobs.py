@@ -1,5 +1,6 @@
 import os
 import signal
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,25 @@ def test_a_dask_cluster_runs_the_tasks_and_a_lost_workers_again(cluster, tmp_pat
     squares = [square for _, square in jobs.run_jobs(die_once, tasks, 1, address)]
     assert sorted(squares) == [0, 1, 4, 9, 16]
     assert (tmp_path / "2").read_text() == "started\n" * 2
+
+
+def die(folder):
+    """Death, whenever it is tried."""
+    with open(folder / "tried", "a") as file:
+        file.write("started\n")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_cluster_with_late_workers_and_a_task_that_cannot_be_done(tmp_path):
+    """Its scheduler was started without this project's settings, and has no workers yet."""
+    with LocalCluster(n_workers=0, threads_per_worker=1, dashboard_address=":0") as cluster:
+        threading.Timer(1.0, cluster.scale, [1]).start()
+        tasks = [("TF_CPP_MIN_LOG_LEVEL",)]
+        ((_, level),) = jobs.run_jobs(os.getenv, tasks, 1, cluster.scheduler_address)
+        assert level  # as where a command has loaded Keras
+        ((_, error),) = jobs.run_jobs(die, [(tmp_path,)], 1, cluster.scheduler_address)
+    assert isinstance(error, Exception)
+    assert (tmp_path / "tried").read_text() == "started\n" * 3
 
 
 def test_a_dask_worker_of_two_threads_is_refused():

@@ -132,7 +132,9 @@ def commit() -> str:
     git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+"]
     git += ["--abbrev=40", "--exclude=*"]  # the whole hash, and no tag's name
     try:
-        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+        ceiling = {"GIT_CEILING_DIRECTORIES": str(Path(__file__).parents[2])}  # not one around it
+        how = {"capture_output": True, "text": True, "check": True, "env": os.environ | ceiling}
+        return subprocess.run(git, **how).stdout.strip()
     except (OSError, subprocess.CalledProcessError):  # no git, or files without their history
         return ""
 

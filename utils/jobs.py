@@ -14,6 +14,7 @@ import numpy as np
 from dask.distributed import Client, LocalCluster, WorkerPlugin, as_completed
 
 from utils.device import processor_cores
+from utils.startup import load_keras
 
 DASK = {
     "distributed.scheduler.allowed-failures": 2,
@@ -54,6 +55,8 @@ def run_jobs(
         futures = {client.submit(function, *task, pure=False): task for task in tasks}
         for future in as_completed(list(futures)):
             task = futures.pop(future)  # nothing holds it: it is not computed again elsewhere
+            if future.cancelled():
+                raise OSError(f"{scheduler} is gone; the same command goes on from here")
             error = future.exception()
             yield task, future.result() if error is None else error
 
@@ -68,16 +71,31 @@ def _cluster(scheduler):
         threads = max(client.nthreads().values(), default=0)
         if not threads:
             print(f"waiting for workers of {scheduler}: there are none yet", flush=True)
+            client.wait_for_workers(1)
+            threads = max(client.nthreads().values())
         if threads > 1:
             raise ValueError(f"a Dask worker has {threads} threads: start each with --nthreads 1")
         try:
             client.run_on_scheduler(importlib.util.find_spec, __name__)
             client.run(importlib.util.find_spec, __name__)
+            client.run_on_scheduler(_allow_failures)
+            client.register_plugin(_LoadKeras())
         except ModuleNotFoundError as error:
             raise ValueError(
                 f"the Dask cluster lacks {__name__}: start it in this folder, with PYTHONPATH=."
             ) from error
         yield client
+
+
+def _allow_failures(dask_scheduler):
+    dask_scheduler.allowed_failures = DASK["distributed.scheduler.allowed-failures"]
+
+
+class _LoadKeras(WorkerPlugin):
+    """Loads Keras in each worker as a command does: quietly, with oneDNN where that is faster."""
+
+    def setup(self, worker):
+        load_keras()
 
 
 @contextlib.contextmanager

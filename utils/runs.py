@@ -125,7 +125,10 @@ class Task:
         if not self.run.path.exists():
             return False
         details = read_details(self.run.path)
-        check_made_so(self.run.path, details, self.identity())
+        wanted = self.identity()
+        if self.options.scheduler and self.options.precision == "auto":
+            del wanted["precision"]  # is that of the workers' devices
+        check_made_so(self.run.path, details, wanted)
         made = {self.method.renamed.get(k, k): v for k, v in details["settings"].items()}
         now = json.loads(json.dumps(self.detector().get_settings()))
         for name in now.keys() & made.keys() - {"seed", "verbose", "precision", "n_jobs"}:
@@ -193,12 +196,13 @@ class TimeEstimate(keras.callbacks.Callback):
         self.method, self.detector = method, detector
         self.n_train, self.n_test, self.remaining, self.jobs = n_train, n_test, remaining, jobs
         self.after_seconds = after_seconds
-        self.batches, self.start, self.done = 0, None, False
+        self.batches, self.start, self.seen, self.done = 0, None, 0, False
 
     def on_train_batch_end(self, batch, logs=None):
         now = time.perf_counter()
         if self.start is None:  # the first batch is compilation
             self.start = now
+            self.seen = int(self.model.optimizer.iterations) * self.detector.batch_size
             return
         self.batches += 1
         if self.done or now - self.start < self.after_seconds:
@@ -208,9 +212,10 @@ class TimeEstimate(keras.callbacks.Callback):
         samples = self.detector.training_samples(self.n_train)
         passes = self.detector.scoring_passes(self.n_train, self.n_test)
         rounds = math.ceil(self.remaining / self.jobs)
-        hours = rounds * (samples + passes / 4) / speed / 3600
+        hours = max(0, rounds * (samples + passes / 4) - self.seen) / speed / 3600
         runs = f"the {self.remaining} runs of {self.method} left"
-        print(f"\n{speed:.0f} images/s: about {hours:.1f} hours for {runs}", flush=True)
+        about = f"{hours:.1f} hours" if hours >= 0.2 else f"{60 * hours:.1f} minutes"
+        print(f"\n{speed:.0f} images/s: about {about} for {runs}", flush=True)
         if hours > 1:
             less = "--runs 1, --classes NAME, --epochs 0.1, --limit-test 1000"
             print(f"shorter with {less}, or another --recipe", flush=True)

@@ -56,10 +56,17 @@ def load_keras() -> None:
     with contextlib.nullcontext() if shown else _without_noise():
         import keras
 
-        if keras.config.backend() == "tensorflow" and not has_gpu:
+        if keras.config.backend() == "tensorflow":
             import tensorflow
 
-            tensorflow.config.list_physical_devices()  # which looks for a GPU, once in a process
+            # it counts each new model's functions as those of the one before, traced anew
+            tensorflow.get_logger().addFilter(_is_no_retracing)
+            if not has_gpu:
+                tensorflow.config.list_physical_devices()  # looks for a GPU, once in a process
+
+
+def _is_no_retracing(record):
+    return "retracing" not in record.getMessage()
 
 
 def proc_field(field: str, file: str = "cpuinfo") -> str:
