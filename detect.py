@@ -8,7 +8,7 @@ From a folder of good images to a list and a picture of the odd ones:
     python detect.py demo NEW_FOLDER    all of it in three minutes, on images that need no download
 
 `fit` needs normal images only, a few hundred at least: a network learns to tell how each of them
-was turned. Of an image unlike them it makes something else, which `score` turns into a p-value: the
+was turned. In an image unlike them it finds other features, and `score` says so by a p-value: the
 smaller, the more anomalous. A fifth of the good images is held out from training to tell how small
 a p-value is. `evaluate` measures, where the answer is known, how well that works.
 

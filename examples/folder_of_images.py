@@ -1,6 +1,6 @@
 """The odd pictures of a folder, by how much a detector that saw good ones finds them unusual.
 
-python -m examples.folder_of_images GOOD_PICTURES/ PICTURES/
+python -m examples.folder_of_images GOOD_PICTURES/ PICTURES/    93 good ones or more
 """
 
 import sys
