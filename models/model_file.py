@@ -6,6 +6,7 @@ be as many as the settings say.
 """
 
 import json
+import math
 import os
 import zipfile
 from pathlib import Path
@@ -97,6 +98,11 @@ def _from_archive(archive, path, create, precision):
     if detector._has_rotations_:
         detector.rotation_alpha_ = _finite(saved["rotation_alpha"]).reshape(m, -1)
     if detector.settings_.score_name == "density":
+        with archive.open("density.npy") as member:
+            np.lib.format.read_magic(member)
+            shape, _, dtype = np.lib.format.read_array_header_1_0(member)
+        if math.prod(shape) * dtype.itemsize > archive.getinfo("density.npy").file_size:
+            raise ValueError(f"density.npy announces {shape} numbers and is smaller")
         with archive.open("density.npy") as member:
             reference = np.load(member, allow_pickle=False)
         d = detector.network_.get_layer("features").output.shape[-1]

@@ -288,6 +288,15 @@ def test_references_that_make_no_density_are_refused(tmp_path, reference, messag
     refused(written(tmp_path / "m.keras", model_file() | members), message)
 
 
+def test_references_of_more_rows_than_there_are_take_no_memory(tmp_path):
+    saved, buffer = json.loads(model_file()["detector.json"]), io.BytesIO()
+    saved["settings"]["score_name"] = "density"
+    header = {"descr": "<f2", "fortran_order": False, "shape": (10**12, 8, 64)}
+    np.lib.format.write_array_header_1_0(buffer, header)
+    members = {"detector.json": json.dumps(saved), "density.npy": buffer.getvalue() + bytes(64)}
+    refused(written(tmp_path / "m.keras", model_file() | members), "announces .* is smaller")
+
+
 def test_archives_and_weights_that_would_swell_are_refused(tmp_path):
     path = tmp_path / "m.keras"
     bomb = model_file() | {"detector.json": b" " * 50_000_000}
