@@ -83,7 +83,10 @@ def fit(options: argparse.Namespace) -> int:
 
     python detect.py fit photos/good --output model.keras
     """
-    check_writable(options.output, ".keras")
+    checkpoint = options.output.with_name(f".{options.output.stem}.checkpoint.keras")
+    for path in (options.output, checkpoint):
+        check_writable(path, ".keras")
+    tempfile.gettempdir()  # raises where there is none, in which Keras saves
     min_held_out(options.false_alarm_rate)  # refuses an absurd rate before the folder is read
     how = {"max_pixels": options.max_pixels, "region": options.region, "verbose": options.verbose}
     folder = read_folder(options.images, options.size, **how)
@@ -105,9 +108,6 @@ def fit(options: argparse.Namespace) -> int:
     detector = TransformationDetector(**settings, seed=options.seed, verbose=options.verbose)
     x, x_held_out = prepare(training.images), prepare(held_out.images)
     pace = Pace(x_held_out, minutes=options.minutes)
-    checkpoint = options.output.with_name(f".{options.output.stem}.checkpoint.keras")
-    check_writable(checkpoint, ".keras")
-    tempfile.gettempdir()  # raises where there is none, in which Keras saves
     if checkpoint.exists():
         print(f"going on from {printable(checkpoint)}")
     with claim(options.output):

@@ -82,10 +82,11 @@ def make_runs(datasets: list[str], options: argparse.Namespace) -> list[Outcome]
     todo = sorted((task for task in tasks if not task.is_done()), key=lambda task: task.hours)
     done = len(tasks) - len(todo)
     print(f"{', '.join(datasets)}: {len(tasks)} runs, {done} of them done already")
-    # how many a cluster has at once, which the estimate is to know, is for it to say
-    jobs = len(todo) if options.scheduler else min(options.jobs, len(todo))
-    ended, time_left = [], TimeLeft([task.hours for task in todo], jobs)
-    for task, outcome in outcomes(todo, options):
+    jobs = min(options.jobs, len(todo))  # so that no cores are left over
+    # how many a cluster has at once is for it to say: no estimate
+    time_left = TimeLeft([task.hours for task in todo], len(todo) if options.scheduler else jobs)
+    ended = []
+    for task, outcome in outcomes(todo, jobs, options.scheduler):
         ended.append(outcome)
         left = time_left.after(task.hours, outcome.made)
         print(f"[{len(ended)}/{len(todo)}] {outcome.text}{left}", flush=True)
@@ -115,26 +116,25 @@ class TimeLeft:
         return f"; about {left} left"
 
 
-def outcomes(todo: list[Task], options: argparse.Namespace) -> Iterator[tuple[Task, Outcome]]:
+def outcomes(todo: list[Task], jobs: int, scheduler: str | None) -> Iterator[tuple[Task, Outcome]]:
     """The runs and how they ended: here one after the other, or several at once in processes."""
     if not todo:
         return
     kinds = [(task.run.dataset, task.run.method) for task in todo]
     remaining = [kinds[position:].count(kind) for position, kind in enumerate(kinds)]
-    jobs = min(options.jobs, len(todo))  # so that no cores are left over
-    if jobs == 1 and not options.scheduler:
+    if jobs == 1 and not scheduler:
         for task, number in zip(todo, remaining, strict=True):
             print(f"\n{task.name}", flush=True)
             yield task, attempt(task, number)
         return
     from utils.jobs import run_jobs  # Dask, which takes a second to load
 
-    if options.scheduler:  # how many runs it has at once is for it to say
+    if scheduler:  # how many runs it has at once is for it to say
         remaining = [0] * len(todo)
     else:  # the first of a kind tells the time of all
         remaining = [n * (n == kinds.count(k)) for n, k in zip(remaining, kinds, strict=True)]
     tasks = list(zip(todo, remaining, itertools.repeat(jobs)))
-    for (task, *_), result in run_jobs(attempt, tasks, jobs, options.scheduler):
+    for (task, *_), result in run_jobs(attempt, tasks, jobs, scheduler):
         if isinstance(result, OSError):
             raise result
         if isinstance(result, Exception):  # the process was lost again and again

@@ -22,6 +22,7 @@ from utils.images import (
     ImageError,
     boxes,
     is_grey,
+    numbered,
     printable,
     read_image,
     spreadsheet_safe,
@@ -150,8 +151,8 @@ class Scored:
             try:
                 image = read_image(path, None, **how)
                 tiles = boxes(image.shape[1], image.shape[0], how["region"])
-                box = tiles[self.shown[i] - self.folder.first[i]]
-            except (ImageError, IndexError) as error:  # IndexError: it has another shape by now
+                box = numbered(tiles, self.shown[i] - self.folder.first[i])
+            except ImageError as error:
                 self.folder.remarks.append(f"no map of {printable(path)}: {error}")
                 continue
             picture = overlaid(image, each, box)

@@ -101,9 +101,9 @@ def _from_archive(archive, path, create, precision):
         with archive.open("density.npy") as member:
             np.lib.format.read_magic(member)
             shape, _, dtype = np.lib.format.read_array_header_1_0(member)
-        if math.prod(shape) * dtype.itemsize > archive.getinfo("density.npy").file_size:
-            raise ValueError(f"density.npy announces {shape} numbers and is smaller")
-        with archive.open("density.npy") as member:
+            if math.prod(shape) * dtype.itemsize > archive.getinfo("density.npy").file_size:
+                raise ValueError(f"density.npy announces {shape} numbers and is smaller")
+            member.seek(0)
             reference = np.load(member, allow_pickle=False)
         d = detector.network_.get_layer("features").output.shape[-1]
         if reference.shape[1:] != (m, d) or not np.isfinite(reference).all():

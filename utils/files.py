@@ -118,8 +118,8 @@ def claim(path: str | os.PathLike, wait: bool = False) -> Iterator[None]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # one that another user left behind can be taken, but in a folder with the sticky bit
-    name, timeout = path.with_name(f".{path.name}.lock"), -1 if wait else 0
-    lock = filelock.FileLock(name, timeout=timeout, mode=0o666)
+    file = path.with_name(f".{path.name}.lock")
+    lock = filelock.FileLock(file, timeout=-1 if wait else 0, mode=0o666)
     try:
         held = lock.acquire()
     except filelock.Timeout as error:
@@ -133,4 +133,4 @@ def claim(path: str | os.PathLike, wait: bool = False) -> Iterator[None]:
             yield
         finally:  # whoever opened it just before may make the file too, which is written whole
             with contextlib.suppress(OSError):  # Windows keeps it
-                Path(lock.lock_file).unlink()
+                file.unlink()

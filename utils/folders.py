@@ -222,7 +222,7 @@ def arrivals(folder: Path, wait: Callable[[float], None] = time.sleep) -> Iterat
         done = {
             path: state
             for path, state in done.items()
-            if path in now or not hidden.keys().isdisjoint(path.parents)
+            if path in now or any(parent in hidden for parent in path.parents)
         }
         for path, state in now.items():
             if before.get(path) == state != done.get(path):

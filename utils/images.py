@@ -9,6 +9,7 @@ import re
 import struct
 import sys
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,9 +64,14 @@ def read_image(
     squares, _ = read_squares(path, side, **how)
     if isinstance(squares, Deep):
         squares = squares.to_bytes(squares.white if white is None else white)
-    if square >= len(squares):
+    return numbered(squares, square)
+
+
+def numbered(squares: Sequence, number: int):
+    """The one of that number; ImageError where there are fewer, since the file was replaced."""
+    if number >= len(squares):
         raise ImageError("it has another shape than when it was first read")
-    return squares[square]
+    return squares[number]
 
 
 @dataclass(frozen=True)

@@ -68,11 +68,10 @@ def _cluster(scheduler):
     except (OSError, ValueError) as error:
         raise ValueError(f"no Dask scheduler answers at {scheduler}: {error}") from error
     with client:
-        threads = max(client.nthreads().values(), default=0)
-        if not threads:
+        if not client.nthreads():
             print(f"waiting for workers of {scheduler}: there are none yet", flush=True)
             client.wait_for_workers(1)
-            threads = max(client.nthreads().values())
+        threads = max(client.nthreads().values())
         if threads > 1:
             raise ValueError(f"a Dask worker has {threads} threads: start each with --nthreads 1")
         try:
